@@ -1,0 +1,3 @@
+//! Berth's OCI runtime: a plan becomes a running container.
+
+pub mod plan;
