@@ -1,0 +1,1 @@
+//! A small client of the API over a unix socket or TCP with mutual TLS.
