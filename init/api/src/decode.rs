@@ -21,7 +21,7 @@ pub fn from_slice<T: DeserializeOwned>(text: &[u8]) -> Result<T, Error> {
 
 struct Loose(Value);
 
-impl<'de> IntoDeserializer<'de, Error> for Loose {
+impl IntoDeserializer<'_, Error> for Loose {
     type Deserializer = Self;
 
     fn into_deserializer(self) -> Self {

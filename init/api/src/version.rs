@@ -35,9 +35,9 @@ impl FromStr for Version {
 
     fn from_str(text: &str) -> Result<Self, NotAVersion> {
         let (major, minor) = text.split_once('.').ok_or(NotAVersion)?;
-        let number = |digits: &str| match digits.bytes().all(|b| b.is_ascii_digit()) {
-            true => digits.parse().map_err(|_| NotAVersion),
-            false => Err(NotAVersion),
+        let number = |digits: &str| {
+            let plain = digits.bytes().all(|byte| byte.is_ascii_digit());
+            digits.parse().ok().filter(|_| plain).ok_or(NotAVersion)
         };
         Ok(Self { major: number(major)?, minor: number(minor)? })
     }

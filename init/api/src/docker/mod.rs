@@ -3,6 +3,7 @@
 //! Fields carry the names of the API's reference; what they mean is written there and not repeated here. Where the
 //! reference engine leaves a field out when empty, so do we; everywhere else `null` and `[]` are kept apart by `Option`.
 #![allow(missing_docs, reason = "fields are those of the Docker Engine API reference, version 1.51")]
+#![allow(clippy::zero_sized_map_values, reason = "the values of these maps are `{}` on the wire")]
 
 pub mod containers;
 pub mod events;
