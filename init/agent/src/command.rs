@@ -7,6 +7,9 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use bytes::Bytes;
+use berth_api::docker::containers::{EndpointSettings, UpdateBody};
+use berth_api::docker::networks::{Network, NetworkCreate};
+use berth_api::docker::volumes::{Volume, VolumeCreate};
 use tokio::sync::{broadcast, mpsc, oneshot};
 
 /// A container id: 64 lower-case hex digits.
@@ -371,6 +374,39 @@ pub enum Command {
     ExecView(Id, Answer<ExecView>),
     /// Its terminal size.
     ExecResize(Id, u16, u16, Answer<()>),
+    /// See [`Handle::update`].
+    Update(Id, Box<UpdateBody>, Answer<Vec<String>>),
+    /// About networks.
+    Network(NetworkCommand),
+    /// About volumes.
+    Volume(VolumeCommand),
+}
+
+/// Commands about networks. A network is named by its name, its id or a unique prefix of that.
+#[derive(Debug)]
+pub enum NetworkCommand {
+    /// All networks, the predefined ones among them; with `Containers` filled in.
+    List(oneshot::Sender<Vec<Network>>),
+    /// Make one.
+    Create(Box<NetworkCreate>, Answer<Id>),
+    /// Remove one by its id.
+    Remove(Id, Answer<()>),
+    /// Connect a container (by id) to a network (by id).
+    Connect(Id, Id, Box<EndpointSettings>, Answer<()>),
+    /// Disconnect a container (by id) from a network (by id); `force` also when it is gone.
+    Disconnect(Id, Id, bool, Answer<()>),
+}
+
+/// Commands about volumes.
+#[derive(Debug)]
+pub enum VolumeCommand {
+    /// All volumes, `UsageData.RefCount` filled in, size -1. Anonymous ones carry the label
+    /// `com.docker.volume.anonymous`.
+    List(oneshot::Sender<Vec<Volume>>),
+    /// Make one; the existing one when the name is taken.
+    Create(Box<VolumeCreate>, Answer<Volume>),
+    /// Remove one by name.
+    Remove(String, bool, Answer<()>),
 }
 
 /// The way a command is answered.
@@ -405,10 +441,14 @@ impl Handle {
     }
 
     async fn ask<T>(&self, make: impl FnOnce(Answer<T>) -> Command) -> Result<T, Refusal> {
+        self.ask_plain(make).await?
+    }
+
+    async fn ask_plain<T>(&self, make: impl FnOnce(oneshot::Sender<T>) -> Command) -> Result<T, Refusal> {
         let gone = || Refusal::Unavailable("the agent is shutting down".to_owned());
         let (answer, receiver) = oneshot::channel();
         self.queue.send(make(answer)).await.map_err(|_| gone())?;
-        receiver.await.map_err(|_| gone())?
+        receiver.await.map_err(|_| gone())
     }
 
     /// Make a container. The image must be present.
@@ -453,10 +493,7 @@ impl Handle {
 
     /// All containers, newest first.
     pub async fn list(&self) -> Result<Vec<Arc<View>>, Refusal> {
-        let gone = || Refusal::Unavailable("the agent is shutting down".to_owned());
-        let (answer, receiver) = oneshot::channel();
-        self.queue.send(Command::List(answer)).await.map_err(|_| gone())?;
-        receiver.await.map_err(|_| gone())
+        self.ask_plain(Command::List).await
     }
 
     /// One container by id, unique id prefix or name.
@@ -502,5 +539,60 @@ impl Handle {
     /// Resize an exec session's terminal.
     pub async fn exec_resize(&self, exec: &str, rows: u16, columns: u16) -> Result<(), Refusal> {
         self.ask(|answer| Command::ExecResize(exec.to_owned(), rows, columns, answer)).await
+    }
+
+    /// Change resources and restart policy; answers with warnings.
+    pub async fn update(&self, id: &str, body: UpdateBody) -> Result<Vec<String>, Refusal> {
+        self.ask(|answer| Command::Update(id.to_owned(), Box::new(body), answer)).await
+    }
+
+    /// All networks.
+    pub async fn networks(&self) -> Result<Vec<Network>, Refusal> {
+        self.ask_plain(|answer| Command::Network(NetworkCommand::List(answer))).await
+    }
+
+    /// Make a network; answers with its id.
+    pub async fn network_create(&self, body: NetworkCreate) -> Result<Id, Refusal> {
+        self.ask(|answer| Command::Network(NetworkCommand::Create(Box::new(body), answer))).await
+    }
+
+    /// Remove a network.
+    pub async fn network_remove(&self, id: &str) -> Result<(), Refusal> {
+        self.ask(|answer| Command::Network(NetworkCommand::Remove(id.to_owned(), answer))).await
+    }
+
+    /// Connect a container to a network.
+    pub async fn network_connect(
+        &self,
+        network: &str,
+        container: &str,
+        settings: EndpointSettings,
+    ) -> Result<(), Refusal> {
+        let (network, container) = (network.to_owned(), container.to_owned());
+        self.ask(|answer| {
+            Command::Network(NetworkCommand::Connect(container, network, Box::new(settings), answer))
+        })
+        .await
+    }
+
+    /// Disconnect a container from a network.
+    pub async fn network_disconnect(&self, network: &str, container: &str, force: bool) -> Result<(), Refusal> {
+        let (network, container) = (network.to_owned(), container.to_owned());
+        self.ask(|answer| Command::Network(NetworkCommand::Disconnect(container, network, force, answer))).await
+    }
+
+    /// All volumes.
+    pub async fn volumes(&self) -> Result<Vec<Volume>, Refusal> {
+        self.ask_plain(|answer| Command::Volume(VolumeCommand::List(answer))).await
+    }
+
+    /// Make a volume.
+    pub async fn volume_create(&self, body: VolumeCreate) -> Result<Volume, Refusal> {
+        self.ask(|answer| Command::Volume(VolumeCommand::Create(Box::new(body), answer))).await
+    }
+
+    /// Remove a volume.
+    pub async fn volume_remove(&self, name: &str, force: bool) -> Result<(), Refusal> {
+        self.ask(|answer| Command::Volume(VolumeCommand::Remove(name.to_owned(), force, answer))).await
     }
 }
