@@ -17,6 +17,7 @@ pub mod sysctl;
 pub mod veth;
 
 pub mod firewall;
+pub mod nftables;
 
 pub mod host;
 

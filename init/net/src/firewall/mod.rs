@@ -3,15 +3,25 @@
 //! [`apply`] replaces everything the machine has of ours at once: a packet meets the old rules or the new ones,
 //! never half of them. Reading order: the types here, then the set and map definitions, then the chains.
 
+mod chains;
+mod guard;
+mod sets;
+
 use std::io;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::IpAddr;
 
 use ipnet::IpNet;
 
 use crate::mac::Mac;
 use crate::netlink::Failure;
+use crate::nftables::{Batch, CommitError, Family, Finished, Netfilter};
 use crate::ports::Protocol;
 use crate::sysctl;
+
+/// Name of our tables.
+const TABLE: &str = "berth";
+/// Longest interface name in bytes (IFNAMSIZ without the closing zero).
+const MAX_NAME_BYTES: usize = 15;
 
 /// Everything the firewall has to know. Applying the same rules twice changes nothing.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -111,6 +121,8 @@ pub enum ApplyError {
 
 /// Replaces the machine's rules by `rules` in one transaction.
 pub fn apply(rules: &Rules) -> Result<(), ApplyError> {
+    let batch = transaction(rules)?;
+    commit(&batch)?;
     bridge_settings(rules)
 }
 
@@ -120,15 +132,62 @@ pub fn enable_forwarding() -> Result<(), ApplyError> {
     let settings = [
         ("net/ipv4/ip_forward", "1"),
         ("net/ipv6/conf/all/forwarding", "1"),
-        // Conntrack must not let a packet outside the window of its connection be taken for a new one.
-        ("net/netfilter/nf_conntrack_tcp_loose", "0"),
+        // Where br_netfilter is built in, frames between ports of a bridge would run through these chains as if they
+        // were routed: isolation by port flag and hairpins break.
+        ("net/bridge/bridge-nf-call-iptables", "0"),
+        ("net/bridge/bridge-nf-call-ip6tables", "0"),
+        ("net/bridge/bridge-nf-call-arptables", "0"),
     ];
     for (name, value) in settings {
         match sysctl::write(name, value) {
-            // A kernel without IPv6, or conntrack not loaded yet: nothing to forward or to tune.
+            // A kernel without IPv6 or br_netfilter has nothing to set.
             Err(error) if error.kind() == io::ErrorKind::NotFound && name != "net/ipv4/ip_forward" => {}
             Err(source) => return Err(ApplyError::Sysctl { name: name.to_owned(), source }),
             Ok(()) => {}
+        }
+    }
+    Ok(())
+}
+
+/// Removes all rules of ours; packets are forwarded unfiltered afterwards as far as forwarding is on.
+pub fn remove() -> Result<(), ApplyError> {
+    let mut batch = Batch::new(Family::Inet, TABLE);
+    batch.delete_table();
+    batch.switch_table(Family::Bridge, TABLE);
+    batch.delete_table();
+    commit(&batch.finish())
+}
+
+fn transaction(rules: &Rules) -> Result<Finished, ApplyError> {
+    check(rules)?;
+    let mut batch = Batch::new(Family::Inet, TABLE);
+    batch.replace_table();
+    chains::add(&mut batch, rules)?;
+    batch.switch_table(Family::Bridge, TABLE);
+    batch.replace_table();
+    guard::add(&mut batch, rules);
+    Ok(batch.finish())
+}
+
+fn commit(batch: &Finished) -> Result<(), ApplyError> {
+    let mut netfilter = Netfilter::open().map_err(ApplyError::Socket)?;
+    netfilter.commit(batch).map_err(|refusal| match refusal {
+        CommitError::Socket(source) => ApplyError::Socket(source),
+        CommitError::Refused { what, source } => ApplyError::Refused { what, source },
+    })
+}
+
+fn check(rules: &Rules) -> Result<(), ApplyError> {
+    let bridges = rules.bridges.iter().map(|bridge| &bridge.name);
+    for name in bridges.chain(rules.guards.iter().map(|guard| &guard.host_name)) {
+        let plain = |byte: u8| byte.is_ascii_graphic() && byte != b'/' && byte != b'*' && byte != b':';
+        if name.is_empty() || name.len() > MAX_NAME_BYTES || !name.bytes().all(plain) {
+            return Err(ApplyError::BadInterface(name.clone()));
+        }
+    }
+    for publish in &rules.publish {
+        if publish.host_ip.is_ipv4() != publish.container_ip.is_ipv4() {
+            return Err(ApplyError::MixedFamilies { host: publish.host_ip, container: publish.container_ip });
         }
     }
     Ok(())

@@ -6,5 +6,5 @@ mod encode;
 pub mod expression;
 mod socket;
 
-pub use encode::{Attributes, Batch, ChainHook, Family, Set};
+pub use encode::{Attributes, Batch, ChainHook, Element, Family, Finished, Set};
 pub use socket::{CommitError, Netfilter};
