@@ -8,6 +8,7 @@ mod config;
 mod log;
 mod logs;
 mod restart;
+mod server;
 
 mod slots;
 
