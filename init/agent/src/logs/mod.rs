@@ -14,6 +14,6 @@ mod log;
 mod segment;
 
 pub(crate) use attach::output;
-pub(crate) use copy::{Copier, Source};
+pub(crate) use copy::{Copier, Source, now_ns};
 pub(crate) use lines::follow;
 pub(crate) use log::{Limits, Log};

@@ -8,6 +8,6 @@ mod files;
 mod record;
 mod sweep;
 
-pub(crate) use files::{Store, StoreError};
+pub(crate) use files::{Store, StoreError, write_durably};
 pub(crate) use record::{Attempt, EndpointRecord, MountKind, MountRecord, Record, RunRecord, Status};
 pub(crate) use sweep::remove_tree;

@@ -47,6 +47,9 @@ pub(crate) struct Record {
     pub(crate) attempt: Option<Attempt>,
     /// A user stopped it: restart policies rest.
     pub(crate) stopped_by_user: bool,
+    /// The machine's end interrupted it, nobody's wish.
+    #[serde(default)]
+    pub(crate) interrupted: bool,
     /// Restarts by policy since a user's start.
     pub(crate) restart_count: u32,
 }
