@@ -5,11 +5,14 @@
 
 pub mod bpf;
 pub mod clone;
+pub mod devices;
 pub mod inherited;
 pub mod mount;
 pub mod namespace;
 pub mod process;
 pub mod seccomp;
+pub mod signals;
+pub mod spawn;
 
 use std::io;
 
