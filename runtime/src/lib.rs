@@ -7,5 +7,7 @@ pub mod cgroup;
 pub mod client;
 pub mod defaults;
 pub mod plan;
+pub mod seccomp;
 pub mod signal;
+mod stage;
 pub mod wire;

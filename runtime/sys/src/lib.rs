@@ -3,9 +3,14 @@
 //! The only crate with `unsafe`. It knows no policy, no paths, no logging: descriptors in, descriptors out, always
 //! close-on-exec.
 
+pub mod bpf;
 pub mod clone;
 pub mod devices;
+pub mod inherited;
+pub mod mount;
+pub mod namespace;
 pub mod process;
+pub mod seccomp;
 pub mod signals;
 pub mod spawn;
 
