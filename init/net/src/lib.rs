@@ -19,6 +19,7 @@ pub mod veth;
 pub mod firewall;
 pub mod nftables;
 
+pub mod dhcp;
 pub mod host;
 
 pub mod dns;

@@ -204,14 +204,15 @@ impl Header {
     }
 }
 
-struct Received {
-    kind: u16,
+/// The netlink header of a message received.
+pub(crate) struct Received {
+    pub(crate) kind: u16,
     flags: u16,
     sequence: u32,
 }
 
 /// The messages of one datagram. Stops at the first that does not fit.
-fn split(mut bytes: &[u8]) -> impl Iterator<Item = (Received, &[u8])> {
+pub(crate) fn split(mut bytes: &[u8]) -> impl Iterator<Item = (Received, &[u8])> {
     std::iter::from_fn(move || {
         let length = u32_at(bytes, 0)? as usize;
         let header =
