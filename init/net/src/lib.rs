@@ -23,6 +23,7 @@ pub mod dhcp;
 pub mod host;
 
 pub mod dns;
+mod exchange;
 pub mod resolver;
 pub mod upstream;
 
