@@ -16,6 +16,7 @@ pub mod netlink;
 pub mod sysctl;
 pub mod veth;
 
+pub mod conntrack;
 pub mod firewall;
 pub mod nftables;
 
@@ -25,6 +26,7 @@ pub mod host;
 pub mod dns;
 mod exchange;
 pub mod resolver;
+pub mod sntp;
 pub mod upstream;
 
 pub use ipnet::{IpNet, Ipv4Net, Ipv6Net};

@@ -108,7 +108,7 @@ fn reply_to(query: &Message, code: ResponseCode) -> Message {
 }
 
 fn encode(reply: &Message, query: &Message, stream: bool) -> Verdict {
-    let room = query.edns.as_ref().map_or(PLAIN_UDP_BYTES, |edns| edns.max_payload());
+    let room = query.edns.as_ref().map_or(PLAIN_UDP_BYTES, Edns::max_payload);
     let room = if stream { u16::MAX } else { room.clamp(PLAIN_UDP_BYTES, UDP_BYTES) };
     match reply.to_vec() {
         Ok(bytes) if bytes.len() <= usize::from(room) => Verdict::Reply(bytes),
