@@ -16,13 +16,17 @@ pub mod netlink;
 pub mod sysctl;
 pub mod veth;
 
+pub mod conntrack;
 pub mod firewall;
 pub mod nftables;
 
+pub mod dhcp;
 pub mod host;
 
 pub mod dns;
+mod exchange;
 pub mod resolver;
+pub mod sntp;
 pub mod upstream;
 
 pub use ipnet::{IpNet, Ipv4Net, Ipv6Net};

@@ -18,7 +18,9 @@ use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 
 use crate::bridge::without_link_local;
 use crate::mac::Mac;
-use crate::netlink::{CREATE, EXCLUSIVE, add_address, add_route, delete_link, link_up, new_link, switch_on};
+use crate::netlink::{
+    CREATE, EXCLUSIVE, add_address, add_route, default_path, delete_link, link_up, new_link, switch_on,
+};
 use crate::netlink::{Failure, Interface, Request, Route};
 use crate::sysctl;
 
@@ -198,7 +200,7 @@ fn container_side(port: &Port) -> Result<(), AttachError> {
     requests.push(link_up(index));
     let addresses_end = requests.len();
     let gateways = port.gateways.iter();
-    requests.extend(gateways.map(|gateway| add_route(index, None, Some(*gateway), gateway.is_ipv4())));
+    requests.extend(gateways.map(|gateway| add_route(index, &default_path(*gateway))));
     let outcome = route.apply(&requests).map_err(socket)?;
     outcome.map_err(|(at, source)| {
         let step =

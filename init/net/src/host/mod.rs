@@ -4,7 +4,12 @@
 //! plugged in later is handled like one found at boot. What is reached is in a [`Status`] others watch.
 
 mod config;
+mod identity;
+mod monitor;
+mod router;
 mod status;
+mod task;
+mod uplink;
 
 use std::io;
 use std::path::Path;
@@ -12,6 +17,7 @@ use std::path::Path;
 use tokio::sync::{mpsc, watch};
 
 pub use config::{Config, InterfaceConfig, Match, ParseMatchError};
+pub use identity::machine_id;
 pub use status::{Event, InterfaceStatus, Source, Status};
 
 use crate::upstream::Upstreams;
@@ -48,10 +54,9 @@ pub struct Handle {
 pub fn start(config: Config, state_dir: &Path) -> Result<Handle, StartError> {
     let (event_sender, events) = mpsc::channel(EVENT_QUEUE);
     let (config_sender, config_receiver) = watch::channel(config);
-    let _ = (state_dir, event_sender, config_receiver);
-    let (_, status) = watch::channel(Status::default());
-    let (_, upstreams) = watch::channel(Upstreams::default());
-    let task = tokio::spawn(std::future::ready(()));
+    let parts = task::Task::open(config_receiver, state_dir, event_sender)?;
+    let (status, upstreams) = (parts.status(), parts.upstreams());
+    let task = tokio::spawn(parts.run());
     Ok(Handle { config: config_sender, status, upstreams, events: Some(events), task })
 }
 

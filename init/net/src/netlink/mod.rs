@@ -5,7 +5,9 @@ mod route;
 mod socket;
 
 pub(crate) use route::{
-    CREATE, EXCLUSIVE, add_address, add_route, delete_link, link_up, new_link, switch_on,
+    CREATE, EXCLUSIVE, Path, add_address, add_route, default_path, delete_address, delete_link, delete_route,
+    lend_address, link_up, new_link, switch_on,
 };
 pub use route::{Interface, Route};
+pub(crate) use socket::split;
 pub use socket::{Failure, Message, Request, Socket};
