@@ -13,7 +13,8 @@ use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::fs;
 use std::net::{Ipv4Addr, SocketAddr};
-use std::path::PathBuf;
+use std::os::unix::process::CommandExt;
+use std::path::Path;
 use std::process::{Child, Command, ExitStatus};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -36,17 +37,18 @@ impl Started {
     pub(crate) fn spawn(
         mut command: Command,
         forwards: BTreeMap<u16, u16>,
-        qmp: PathBuf,
+        qmp: &Path,
         artifacts: &Artifacts,
         echo: bool,
     ) -> Result<Self> {
         let began = Instant::now();
-        let mut child = command.spawn().context("starting qemu-system-x86_64")?;
+        // Ctrl-c on the terminal is for whoever started the guest, not for QEMU, which would end at once.
+        let mut child = command.process_group(0).spawn().context("starting qemu-system-x86_64")?;
         let stdout = child.stdout.take().context("QEMU's console is not piped")?;
         let console = Console::read(stdout, &artifacts.path("console.log"), echo)?;
         let qmp = loop {
             if qmp.exists()
-                && let Ok(qmp) = Qmp::connect(&qmp)
+                && let Ok(qmp) = Qmp::connect(qmp)
             {
                 break qmp;
             }
@@ -139,10 +141,7 @@ impl Guest {
         loop {
             let asked =
                 self.runtime.block_on(client.with_deadline(Duration::from_secs(5)).get_bytes("/_ping"));
-            let error = match asked {
-                Ok(_) => break,
-                Err(error) => error,
-            };
+            let Err(error) = asked else { break };
             if let Some(status) = self.started.child.try_wait()? {
                 bail!("QEMU ended with {status} before the API answered");
             }
@@ -227,9 +226,14 @@ impl Guest {
         self.started.qmp.execute(command, arguments)
     }
 
+    /// Presses the power button.
+    pub fn press_power_button(&mut self) -> Result<()> {
+        self.qmp("system_powerdown", &json!({})).map(drop)
+    }
+
     /// Presses the power button and waits until the machine is off.
     pub fn power_down(&mut self, within: Duration) -> Result<()> {
-        self.qmp("system_powerdown", &json!({}))?;
+        self.press_power_button()?;
         self.wait_off(within)
     }
 

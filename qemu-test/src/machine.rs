@@ -220,7 +220,7 @@ impl Machine {
         }
         command.stdin(Stdio::null()).stdout(Stdio::piped());
         command.stderr(std::fs::File::create(artifacts.path("qemu.log"))?);
-        Started::spawn(command, forwards, sockets.join("qmp"), artifacts, self.echo)
+        Started::spawn(command, forwards, &sockets.join("qmp"), artifacts, self.echo)
     }
 
     fn command(&self, image: &BootImage, accel: Accel, forwards: &BTreeMap<u16, u16>, qmp: &Path) -> Command {
@@ -237,17 +237,11 @@ impl Machine {
             command.args(["-icount", "shift=0,sleep=off"]);
         }
         if self.network {
-            let rules: String = forwards
-                .iter()
-                .map(|(guest, host)| format!(",hostfwd=tcp:127.0.0.1:{host}-:{guest}"))
-                .collect();
+            let rule = |(guest, host)| format!("hostfwd=tcp:127.0.0.1:{host}-:{guest}");
+            let options: Vec<String> =
+                ["user,id=net0".to_owned()].into_iter().chain(forwards.iter().map(rule)).collect();
             // No option ROM: it would only slow the firmware down.
-            command.args([
-                "-netdev",
-                &format!("user,id=net0{rules}"),
-                "-device",
-                "virtio-net-pci,netdev=net0,romfile=",
-            ]);
+            command.args(["-netdev", &options.join(","), "-device", "virtio-net-pci,netdev=net0,romfile="]);
         }
         if let Some(disk) = &self.disk {
             let path = disk.path.display().to_string().replace(',', ",,");

@@ -5,6 +5,7 @@ use crate::{http, ports};
 use anyhow::{Context, Result, bail};
 use std::fs::{self, File};
 use std::net::{Ipv4Addr, SocketAddr};
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::thread;
@@ -68,6 +69,7 @@ impl Registry {
             .stdin(Stdio::null())
             .stdout(log.try_clone()?)
             .stderr(log)
+            .process_group(0)
             .spawn()
             .with_context(|| format!("starting {}", program.display()))?;
         let mut registry = Self { child, program: program.to_owned(), folder: folder.to_owned(), address };

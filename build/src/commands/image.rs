@@ -26,6 +26,8 @@ pub(crate) struct Image {
     pub(crate) kernel: PathBuf,
     /// Initramfs with the root image inside.
     pub(crate) initramfs: PathBuf,
+    /// What `uname -r` will say.
+    pub(crate) kernel_release: String,
     /// Kernel package version.
     pub(crate) kernel_version: String,
     /// Unit: bytes.
@@ -82,6 +84,7 @@ fn pack(paths: &Paths, kernel: &Kernel) -> Result<Image> {
     let image = Image {
         kernel_bytes: fs::metadata(&vmlinuz)?.len(),
         kernel: vmlinuz,
+        kernel_release: kernel.release.clone(),
         initramfs,
         kernel_version: kernel.version.clone(),
         initramfs_bytes,

@@ -25,9 +25,9 @@ pub(crate) fn complain(text: &str) -> Result<u8, String> {
     Ok(0)
 }
 
-pub(crate) fn sleep(seconds: u64) -> Result<u8, String> {
+pub(crate) fn sleep(seconds: u64) -> u8 {
     thread::sleep(Duration::from_secs(seconds));
-    Ok(0)
+    0
 }
 
 /// Prints `line 1` … `line N`, one each interval.
@@ -78,12 +78,12 @@ pub(crate) fn allocate(mib: u64) -> Result<u8, String> {
     }
 }
 
-pub(crate) fn spin(seconds: u64) -> Result<u8, String> {
+pub(crate) fn spin(seconds: u64) -> u8 {
     let end = Instant::now() + Duration::from_secs(seconds);
     while Instant::now() < end {
         std::hint::spin_loop();
     }
-    Ok(0)
+    0
 }
 
 /// Starts sleeping children until N run or the kernel refuses; prints how many.
