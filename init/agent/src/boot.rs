@@ -74,6 +74,9 @@ pub(crate) async fn run() -> Result<(), BootError> {
     let socket = init_link::inherited().map_err(|error| BootError::Io("take the control socket", error))?;
     let connected = tokio::task::block_in_place(|| init_link::connect(socket));
     let (init, kept) = connected.map_err(|error| BootError::Io("greet init", error))?;
+    for dir in [STATE, &format!("{STATE}/net"), RUN] {
+        std::fs::create_dir_all(dir).map_err(|error| BootError::Io("make the state directory", error))?;
+    }
     let loaded = Arc::new(config::load());
     report(&loaded);
     name_host(&loaded.machine);
@@ -119,7 +122,9 @@ pub(crate) async fn run() -> Result<(), BootError> {
         move || slots.fill()
     });
     tokio::spawn(keep_time(network.status()));
-    tokio::spawn(units::run(loaded.machine.units.clone(), handle, images, board));
+    // A broken or missing file says nothing about which containers shall not be.
+    let complete = loaded.error.is_none() && !loaded.text.is_empty();
+    tokio::spawn(units::run(loaded.machine.units.clone(), complete, handle, images, board));
     // The owner lives as long as anything else; its end is the agent's.
     owner.await.map_err(|error| BootError::Io("run the owner", io::Error::other(error)))?;
     Err(BootError::Orphaned)

@@ -69,10 +69,7 @@ pub(crate) fn connect(socket: OwnedFd) -> io::Result<(Init, Kept)> {
 /// # Errors
 /// When there is none: the agent only runs as init's child.
 pub(crate) fn inherited() -> io::Result<OwnedFd> {
-    // The safe way to a descriptor known only by number: a duplicate, through a pidfd of this very process.
-    let own = rustix::process::pidfd_open(rustix::process::getpid(), rustix::process::PidfdFlags::empty())?;
-    let flags = rustix::process::PidfdGetfdFlags::empty();
-    Ok(rustix::process::pidfd_getfd(own, berth_control::CONTROL_FD, flags)?)
+    berth_sys::inherited::take(berth_control::CONTROL_FD)
 }
 
 impl Init {
@@ -122,7 +119,7 @@ impl Init {
     /// Starts reading, and the heartbeat. The receiver ends when init closes the socket.
     pub(crate) fn listen(&self) -> io::Result<mpsc::Receiver<FromInit>> {
         let (sender, receiver) = mpsc::channel(QUEUE);
-        let socket = AsyncFd::register(self.channel.as_fd().try_clone_to_owned()?)?;
+        let socket = crate::readiness::register(self.channel.as_fd().try_clone_to_owned()?)?;
         let channel = self.channel.clone();
         tokio::spawn(async move {
             if let Err(error) = read(&socket, &channel, &sender).await {

@@ -21,6 +21,7 @@ mod logs;
 mod networks;
 mod owner;
 mod phase;
+mod readiness;
 mod restart;
 mod server;
 mod slots;

@@ -44,9 +44,11 @@ enum UnitError {
     Taken(String),
 }
 
-/// Makes all units true, each in its own time, and removes what is no unit any more.
-pub(crate) async fn run(units: Vec<Unit>, owner: Handle, images: Images, board: Board) {
-    remove_former(&units, &owner).await;
+/// Makes all units true, each in its own time, and removes what is no unit any more when `units` is all there is.
+pub(crate) async fn run(units: Vec<Unit>, complete: bool, owner: Handle, images: Images, board: Board) {
+    if complete {
+        remove_former(&units, &owner).await;
+    }
     for unit in units {
         let (owner, images, board) = (owner.clone(), images.clone(), board.clone());
         tokio::spawn(async move {

@@ -10,6 +10,7 @@ use tokio::runtime::{Builder, Handle};
 
 use super::log::Log;
 use crate::command::Stream;
+use crate::readiness::register;
 
 /// Bytes read from a terminal or thrown away at a time.
 const READ_MAX: usize = 64 << 10;
@@ -57,10 +58,7 @@ impl Copier {
 }
 
 async fn pipes(out: OwnedFd, err: OwnedFd, log: &Log) -> io::Result<()> {
-    for pipe in [&out, &err] {
-        rustix::io::ioctl_fionbio(pipe, true)?;
-    }
-    let (out, err) = (AsyncFd::register(out)?, AsyncFd::register(err)?);
+    let (out, err) = (register(out)?, register(err)?);
     let (mut out_open, mut err_open) = (true, true);
     while out_open || err_open {
         tokio::select! {

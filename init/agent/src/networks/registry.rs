@@ -39,7 +39,7 @@ pub(super) struct Record {
     pub(super) name: String,
     created: String,
     pub(super) bridge: String,
-    subnet: IpNet,
+    subnet: String,
     gateway: IpAddr,
     pub(super) internal: bool,
     labels: BTreeMap<String, String>,
@@ -225,7 +225,7 @@ impl Networks {
         if known.networks.contains_key(name) {
             return Err(Refusal::Conflict(format!("network with name {name} already exists")));
         }
-        let used: Vec<IpNet> = known.networks.values().map(|network| network.record.subnet).collect();
+        let used: Vec<IpNet> = known.networks.values().map(|network| network.ipam.subnet()).collect();
         let wanted = body.ipam.as_ref().and_then(|ipam| ipam.config.as_ref()).and_then(|configs| configs.first());
         let (subnet, gateway) = subnet(wanted, &used)?;
         let ipam = Ipam::new(subnet, None, gateway).map_err(|error| Refusal::Invalid(error.to_string()))?;
@@ -235,7 +235,7 @@ impl Networks {
             bridge: format!("br-{}", crate::id::short(&id)),
             name: name.to_owned(),
             created: now_text(),
-            subnet,
+            subnet: subnet.to_string(),
             gateway: ipam.gateway(),
             internal: body.internal,
             labels: body.labels.clone().unwrap_or_default(),
@@ -310,7 +310,10 @@ fn subnet(wanted: Option<&IpamConfig>, used: &[IpNet]) -> Result<(IpNet, Option<
 
 impl Known {
     fn add(&mut self, record: Record) {
-        match Ipam::new(record.subnet, None, Some(record.gateway)) {
+        let Ok(subnet) = record.subnet.parse() else {
+            return crate::log::warning!("network {}: bad subnet {}, continuing", record.name, record.subnet);
+        };
+        match Ipam::new(subnet, None, Some(record.gateway)) {
             Ok(ipam) => {
                 self.networks.insert(record.name.clone(), Network { record, ipam });
             }
@@ -353,7 +356,7 @@ impl Known {
             (id.clone(), shown)
         });
         let subnet = IpamConfig {
-            subnet: record.subnet.to_string(),
+            subnet: record.subnet.clone(),
             gateway: record.gateway.to_string(),
             ..IpamConfig::default()
         };
@@ -413,7 +416,7 @@ fn default_network() -> Record {
         name: DEFAULT.to_owned(),
         created: now_text(),
         bridge: DEFAULT_BRIDGE.to_owned(),
-        subnet: IpNet::new(gateway, prefix).map_or_else(|_| IpNet::from(gateway), |net| net.trunc()),
+        subnet: IpNet::new(gateway, prefix).map_or_else(|_| IpNet::from(gateway), |net| net.trunc()).to_string(),
         gateway,
         internal: false,
         labels: BTreeMap::new(),

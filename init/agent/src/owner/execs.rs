@@ -289,8 +289,7 @@ fn launch(
 /// Our ends as channels.
 fn connect(exec: &mut Exec, ends: Ends) -> std::io::Result<Attachment> {
     let open = |fd: OwnedFd| -> std::io::Result<Arc<AsyncFd<OwnedFd>>> {
-        rustix::io::ioctl_fionbio(&fd, true)?;
-        Ok(Arc::new(AsyncFd::register(fd)?))
+        Ok(Arc::new(crate::readiness::register(fd)?))
     };
     let (sender, output) = mpsc::channel(QUEUE);
     let ended = exec.ended.subscribe();

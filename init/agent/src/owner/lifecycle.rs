@@ -423,6 +423,5 @@ fn send(live: &Live, number: i32) -> std::io::Result<()> {
 }
 
 fn open_input(fd: OwnedFd) -> std::io::Result<Arc<AsyncFd<OwnedFd>>> {
-    rustix::io::ioctl_fionbio(&fd, true)?;
-    Ok(Arc::new(AsyncFd::register(fd)?))
+    Ok(Arc::new(crate::readiness::register(fd)?))
 }
