@@ -71,16 +71,22 @@ pub(crate) async fn list(request: Request) -> Answer {
     for image in api.images.list() {
         let made = time::parse_seconds(&image.created);
         let labels = &image.config.config.labels;
-        let named = filters.get("reference").is_empty()
-            || image.names.iter().any(|name| filters.get("reference").iter().any(|p| fits_pattern(name, p)));
-        let wanted = named
+        // A `reference` filter also hides the image's other names.
+        let patterns = filters.get("reference");
+        let meant = |name: &&Reference| patterns.is_empty() || patterns.iter().any(|p| fits_pattern(name, p));
+        let names: Vec<String> = image.names.iter().filter(meant).map(Reference::familiar).collect();
+        let wanted = (patterns.is_empty() || !names.is_empty())
             && dangling.is_none_or(|wanted| wanted == image.names.is_empty())
             && before.is_none_or(|before| made < before)
             && since.is_none_or(|since| made > since)
             && until.is_none_or(|until| made <= until)
             && filters.labels_match(Some(labels));
         if wanted {
-            answer.push(summary(&image));
+            let mut entry = ImageSummary { repo_tags: Some(names), ..summary(&image) };
+            let digest_meant = |text: &String| text.parse().is_ok_and(|name: Reference| meant(&&name));
+            entry.repo_digests =
+                Some(image.repo_digests.iter().filter(|text| digest_meant(text)).cloned().collect());
+            answer.push(entry);
         }
     }
     Ok(respond::ok(&answer))
