@@ -16,6 +16,7 @@ pub mod netlink;
 pub mod sysctl;
 pub mod veth;
 
+pub mod conntrack;
 pub mod firewall;
 pub mod nftables;
 
@@ -23,7 +24,9 @@ pub mod dhcp;
 pub mod host;
 
 pub mod dns;
+mod exchange;
 pub mod resolver;
+pub mod sntp;
 pub mod upstream;
 
 pub use ipnet::{IpNet, Ipv4Net, Ipv6Net};

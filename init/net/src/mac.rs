@@ -31,9 +31,14 @@ impl Mac {
 
     /// The link-local IPv6 address the kernel forms from this address (RFC 4291, appendix A).
     pub fn link_local(self) -> Ipv6Addr {
-        let [a, b, c, d, e, f] = self.0;
-        let word = |high, low| u16::from_be_bytes([high, low]);
-        Ipv6Addr::new(0xfe80, 0, 0, 0, word(a ^ 2, b), word(c, 0xff), word(0xfe, d), word(e, f))
+        let octet = self.0;
+        let mut address = [0; 16];
+        address[..2].copy_from_slice(&[0xfe, 0x80]);
+        address[8..11].copy_from_slice(&octet[..3]);
+        address[8] ^= 2;
+        address[11..13].copy_from_slice(&[0xff, 0xfe]);
+        address[13..].copy_from_slice(&octet[3..]);
+        Ipv6Addr::from(address)
     }
 
     /// True for group addresses, which no interface may have as its own.
@@ -44,8 +49,8 @@ impl Mac {
 
 impl fmt::Display for Mac {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let [a, b, c, d, e, g] = self.0;
-        write!(f, "{a:02x}:{b:02x}:{c:02x}:{d:02x}:{e:02x}:{g:02x}")
+        let octet = self.0.map(|octet| format!("{octet:02x}"));
+        f.write_str(&octet.join(":"))
     }
 }
 

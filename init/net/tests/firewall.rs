@@ -2,13 +2,14 @@
 
 mod lab;
 
-use std::net::IpAddr;
+use std::net::{IpAddr, UdpSocket};
 use std::os::fd::AsFd;
 
 use berth_net::bridge::{self, BridgeConfig};
+use berth_net::conntrack::{self, Flow};
 use berth_net::firewall::{self, Bridge, Guard, Publish, Rules};
 use berth_net::{IpNet, Mac, Protocol};
-use lab::{Container, get, here, ip, net, on_machine, serve};
+use lab::{Container, get, here, ip, net, on_machine, serve, within};
 
 fn bridge(name: &str, gateways: &[&str]) -> Bridge {
     let gateways: Vec<IpNet> = gateways.iter().map(|text| net(text)).collect();
@@ -126,5 +127,44 @@ fn containers_reach_no_service_of_the_machine() {
         firewall::apply(&rules).unwrap();
         assert!(c3.get("10.9.0.1:2376").is_ok());
         assert!(c3.get("10.9.1.1:2376").is_err(), "only at the own gateway");
+    });
+}
+
+#[test]
+fn a_flow_to_a_port_follows_the_port_once_it_is_forgotten() {
+    on_machine(|| {
+        let Matrix { mut rules, c2, c3, x } = matrix(false);
+        let echo = |container: &Container, name: &'static str| {
+            let socket = within(container.fd(), || UdpSocket::bind("0.0.0.0:53").unwrap());
+            std::thread::spawn(move || {
+                let mut buffer = [0; 16];
+                while let Ok((_, from)) = socket.recv_from(&mut buffer) {
+                    socket.send_to(name.as_bytes(), from).unwrap();
+                }
+            });
+        };
+        echo(&c2, "c2");
+        echo(&c3, "c3");
+        let udp =
+            |container: &str| Publish { protocol: Protocol::Udp, ..publish("0.0.0.0", 5353, container, 53) };
+        let client = within(x.fd(), || UdpSocket::bind("0.0.0.0:0").unwrap());
+        client.set_read_timeout(Some(std::time::Duration::from_secs(2))).unwrap();
+        let ask = || {
+            client.send_to(b"who", "10.9.1.1:5353").unwrap();
+            let mut buffer = [0; 16];
+            let (count, _) = client.recv_from(&mut buffer).unwrap();
+            String::from_utf8_lossy(&buffer[..count]).into_owned()
+        };
+        rules.publish = vec![udp("10.9.0.2")];
+        firewall::apply(&rules).unwrap();
+        assert_eq!(ask(), "c2");
+        rules.publish = vec![udp("10.9.0.3")];
+        firewall::apply(&rules).unwrap();
+        assert_eq!(ask(), "c2", "the flow is older than the rule");
+        let flow = |host_port| Flow::Published { protocol: Protocol::Udp, host_ip: ip("0.0.0.0"), host_port };
+        assert_eq!(conntrack::flush(&[flow(5354), Flow::Container(ip("10.9.0.9"))]).unwrap(), 0);
+        assert_eq!(conntrack::flush(&[flow(5353)]).unwrap(), 1);
+        assert_eq!(ask(), "c3");
+        assert_eq!(conntrack::flush(&[Flow::Container(ip("10.9.0.3"))]).unwrap(), 1);
     });
 }

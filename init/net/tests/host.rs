@@ -146,10 +146,10 @@ fn run(test: impl Future<Output = ()>) {
 }
 
 async fn reach(status: &mut watch::Receiver<Status>, wanted: impl Fn(&Status) -> bool) -> Status {
-    let outcome = tokio::time::timeout(PATIENCE, status.wait_for(|status| wanted(status))).await;
-    outcome
-        .map(|status| status.unwrap().clone())
-        .unwrap_or_else(|_| panic!("not reached: {:?}", status.borrow()))
+    if let Ok(reached) = tokio::time::timeout(PATIENCE, status.wait_for(|status| wanted(status))).await {
+        return reached.unwrap().clone();
+    }
+    panic!("not reached: {:?}", status.borrow())
 }
 
 fn address(status: &Status) -> Option<String> {
@@ -198,8 +198,8 @@ fn a_plugged_in_interface_gets_its_lease_and_asks_for_it_again_after_a_restart()
             reach(&mut status, |s| s.interfaces.is_empty()).await;
         });
         let kinds: Vec<_> = received.try_iter().map(|message| message.opts().msg_type().unwrap()).collect();
-        use MessageType::{Discover, Request};
-        assert_eq!(kinds, [Discover, Discover, Request, Request]);
+        let (discover, request) = (MessageType::Discover, MessageType::Request);
+        assert_eq!(kinds, [discover, discover, request, request]);
     });
 }
 

@@ -66,6 +66,7 @@ const LINK_ADDRESS_BYTES: libc::socklen_t = size_of::<libc::sockaddr_ll>() as li
 fn link_address(index: u32, protocol: u16, mac: [u8; 6]) -> libc::sockaddr_ll {
     let mut address = [0; 8];
     address[..6].copy_from_slice(&mac);
+    #[allow(clippy::cast_possible_truncation)] // 17
     libc::sockaddr_ll {
         sll_family: libc::AF_PACKET.unsigned_abs() as u16,
         sll_protocol: protocol.to_be(),

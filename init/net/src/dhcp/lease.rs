@@ -111,11 +111,10 @@ fn routes(message: &Message) -> Vec<Route> {
 }
 
 fn addresses(option: Option<&DhcpOption>) -> Vec<Ipv4Addr> {
-    let list = match option {
-        Some(
-            DhcpOption::DomainNameServer(list) | DhcpOption::NtpServers(list) | DhcpOption::Router(list),
-        ) => list,
-        _ => return Vec::new(),
+    let Some(DhcpOption::DomainNameServer(list) | DhcpOption::NtpServers(list) | DhcpOption::Router(list)) =
+        option
+    else {
+        return Vec::new();
     };
     list.iter().copied().filter(|address| !address.is_unspecified()).take(MAX_ENTRIES).collect()
 }

@@ -124,14 +124,10 @@ impl Machine {
             return Vec::new();
         }
         match self.state.clone() {
-            State::Init => {
-                self.enter(State::Selecting, now, random);
-                self.ask(now, random)
-            }
             State::Selecting => self.ask(now, random),
             State::Requesting { .. } if self.tries < REQUEST_TRIES => self.ask(now, random),
             State::Rebooting { .. } if self.tries < REBOOT_TRIES => self.ask(now, random),
-            State::Requesting { .. } | State::Rebooting { .. } => {
+            State::Init | State::Requesting { .. } | State::Rebooting { .. } => {
                 self.enter(State::Selecting, now, random);
                 self.ask(now, random)
             }

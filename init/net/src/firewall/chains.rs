@@ -49,8 +49,8 @@ pub(super) fn add(batch: &mut Batch, rules: &Rules) -> Result<(), ApplyError> {
     Ok(())
 }
 
-fn hook(kind: &'static str, hook: u32, priority: i32, accept: bool) -> Option<ChainHook> {
-    Some(ChainHook { kind, hook, priority, accept })
+fn hook(kind: &'static str, hook: u32, priority: i32, accept: bool) -> ChainHook {
+    ChainHook { kind, hook, priority, accept }
 }
 
 fn net(text: &str) -> ipnet::IpNet {
@@ -60,7 +60,7 @@ fn net(text: &str) -> ipnet::IpNet {
 
 /// Before connection tracking: what may not come from where it came from.
 fn raw(batch: &mut Batch, rules: &Rules) {
-    batch.chain("raw", hook("filter", PREROUTING, -300, true));
+    batch.chain("raw", Some(hook("filter", PREROUTING, -300, true)));
     batch.chain("direct", None);
     batch.rule("raw", &Rule::new().from_interface("lo").accept());
     for loopback in [LOOPBACK_4, LOOPBACK_6].map(net) {
@@ -86,8 +86,8 @@ fn raw(batch: &mut Batch, rules: &Rules) {
 
 /// Published ports: for packets that come in and for connections of the machine's own programs.
 fn redirect(batch: &mut Batch) {
-    batch.chain("nat_prerouting", hook("nat", PREROUTING, -100, true));
-    batch.chain("nat_output", hook("nat", OUTPUT, -100, true));
+    batch.chain("nat_prerouting", Some(hook("nat", PREROUTING, -100, true)));
+    batch.chain("nat_output", Some(hook("nat", OUTPUT, -100, true)));
     // There is no route_localnet for IPv6: a redirected ::1 would leave with a source nobody can answer.
     batch.rule("nat_output", &Rule::new().to_net(net(LOOPBACK_6)).accept());
     let key = [Field::Protocol, Field::DestinationPort];
@@ -104,7 +104,7 @@ fn redirect(batch: &mut Batch) {
 
 /// Sender addresses that must be the machine's, so that answers come back through it.
 fn masquerade(batch: &mut Batch, rules: &Rules) {
-    batch.chain("nat_postrouting", hook("nat", POSTROUTING, 100, true));
+    batch.chain("nat_postrouting", Some(hook("nat", POSTROUTING, 100, true)));
     for bridge in &rules.bridges {
         for subnet in bridge.gateways.iter().map(ipnet::IpNet::trunc) {
             let from = || Rule::new().from_net(subnet);
@@ -122,10 +122,10 @@ fn masquerade(batch: &mut Batch, rules: &Rules) {
 
 /// Between interfaces: nothing passes that no rule lets pass.
 fn forward(batch: &mut Batch) {
-    batch.chain("mss", hook("filter", FORWARD, -150, true));
+    batch.chain("mss", Some(hook("filter", FORWARD, -150, true)));
     batch.rule("mss", &Rule::new().clamp_segment_size());
 
-    batch.chain("forward", hook("filter", FORWARD, 0, false));
+    batch.chain("forward", Some(hook("filter", FORWARD, 0, false)));
     let from = |set| Rule::new().in_set(&[Field::InputInterface], set);
     let to = |set| Rule::new().in_set(&[Field::OutputInterface], set);
     batch.rule("forward", &Rule::new().established().accept());
@@ -143,7 +143,7 @@ fn forward(batch: &mut Batch) {
 
 /// From containers to the machine: name service, ping and neighbour discovery at the network's own gateway.
 fn input(batch: &mut Batch, rules: &Rules) {
-    batch.chain("input", hook("filter", INPUT, 0, true));
+    batch.chain("input", Some(hook("filter", INPUT, 0, true)));
     batch.chain("gateway", None);
     let rule = Rule::new().not_in_set(&[Field::InputInterface], &BRIDGES);
     batch.rule("input", &rule.accept());

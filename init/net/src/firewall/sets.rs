@@ -53,19 +53,22 @@ pub(super) const PUBLISH_AT_6: Set = Set {
 /// Adds all sets with their elements.
 pub(super) fn add(batch: &mut Batch, rules: &Rules) -> Result<(), ApplyError> {
     let names = rules.bridges.iter().map(|bridge| key(&interface(&bridge.name)));
-    fill(batch, &BRIDGES, names.collect());
+    fill(batch, &BRIDGES, &names.collect::<Vec<_>>());
     let internal = rules.bridges.iter().filter(|bridge| bridge.internal);
-    fill(batch, &INTERNAL, internal.map(|bridge| key(&interface(&bridge.name))).collect());
+    let internal: Vec<Element> = internal.map(|bridge| key(&interface(&bridge.name))).collect();
+    fill(batch, &INTERNAL, &internal);
 
     let gateways = |ipv4: bool| {
         let pairs = rules.bridges.iter().flat_map(|b| b.gateways.iter().map(move |gateway| (b, gateway)));
         let pairs = pairs.filter(move |(_, gateway)| gateway.addr().is_ipv4() == ipv4);
-        pairs.map(|(b, gateway)| key(&joined(&[&interface(&b.name), &octets(gateway.addr())]))).collect()
+        pairs
+            .map(|(b, gateway)| key(&joined(&[&interface(&b.name), &octets(gateway.addr())])))
+            .collect::<Vec<_>>()
     };
-    fill(batch, &GATEWAYS_4, gateways(true));
-    fill(batch, &GATEWAYS_6, gateways(false));
-    fill(batch, &SUBNETS_4, ranges(rules, true));
-    fill(batch, &SUBNETS_6, ranges(rules, false));
+    fill(batch, &GATEWAYS_4, &gateways(true));
+    fill(batch, &GATEWAYS_6, &gateways(false));
+    fill(batch, &SUBNETS_4, &ranges(rules, true));
+    fill(batch, &SUBNETS_6, &ranges(rules, false));
 
     let published = published(rules)?;
     for (set, ipv4, everywhere) in [
@@ -77,15 +80,15 @@ pub(super) fn add(batch: &mut Batch, rules: &Rules) -> Result<(), ApplyError> {
         let here = published.values().filter(|publish| {
             publish.host_ip.is_ipv4() == ipv4 && publish.host_ip.is_unspecified() == everywhere
         });
-        fill(batch, set, here.map(|publish| element(publish)).collect());
+        fill(batch, set, &here.map(|publish| element(publish)).collect::<Vec<_>>());
     }
     Ok(())
 }
 
-fn fill(batch: &mut Batch, set: &Set, elements: Vec<Element>) {
+fn fill(batch: &mut Batch, set: &Set, elements: &[Element]) {
     batch.set(set);
     if !elements.is_empty() {
-        batch.elements(set, &elements);
+        batch.elements(set, elements);
     }
 }
 

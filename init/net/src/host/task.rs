@@ -156,8 +156,12 @@ impl Task {
         };
         let there: BTreeSet<u32> = interfaces.iter().map(|interface| interface.index).collect();
         let gone: Vec<u32> = self.uplinks.keys().copied().filter(|index| !there.contains(index)).collect();
-        gone.into_iter().for_each(|index| self.gone(index));
-        interfaces.into_iter().for_each(|interface| self.link(interface));
+        for index in gone {
+            self.gone(index);
+        }
+        for interface in interfaces {
+            self.link(interface);
+        }
     }
 
     fn link(&mut self, interface: Interface) {
@@ -297,7 +301,9 @@ impl Task {
     }
 
     fn tell_failures(&self, name: &str, failures: &[String]) {
-        failures.iter().for_each(|reason| self.tell(failed(name, reason)));
+        for reason in failures {
+            self.tell(failed(name, reason));
+        }
     }
 
     /// Puts together what is known now and publishes it where it changed.

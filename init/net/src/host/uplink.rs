@@ -58,7 +58,7 @@ impl Uplink {
         let setting = format!("net/ipv6/conf/{}/accept_ra", interface.name);
         match sysctl::write(&setting, accept) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                failures.push(format!("set {setting}: {error}"))
+                failures.push(format!("set {setting}: {error}"));
             }
             _ => {}
         }

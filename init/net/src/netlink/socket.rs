@@ -71,7 +71,7 @@ pub struct Message {
 /// A netlink socket. It stays in the network namespace it was opened in.
 #[derive(Debug)]
 pub struct Socket {
-    socket: RawSocket,
+    raw: RawSocket,
     sequence: u32,
     buffer: Vec<u8>,
 }
@@ -87,12 +87,15 @@ impl Socket {
         let _ = socket.set_cap_ack(true);
         set_socket_recv_buffer_size(&socket, RECEIVE_BUFFER_BYTES)?;
         set_socket_timeout(&socket, Timeout::Recv, Some(ANSWER_TIMEOUT))?;
-        Ok(Socket { socket, sequence: 1, buffer: vec![0; RECEIVE_BYTES] })
+        Ok(Socket { raw: socket, sequence: 1, buffer: vec![0; RECEIVE_BYTES] })
     }
 
     /// Sends the requests in one call and returns the kernel's answer to each, in order. A refused request does not
     /// keep the kernel from working off the next.
     pub fn send_all(&mut self, requests: &[Request]) -> io::Result<Vec<Result<(), Failure>>> {
+        if requests.is_empty() {
+            return Ok(Vec::new());
+        }
         let first = self.sequence;
         let mut bytes = Vec::new();
         for request in requests {
@@ -100,7 +103,7 @@ impl Socket {
             header.frame(request, &mut bytes)?;
             self.sequence = self.sequence.wrapping_add(1);
         }
-        send_whole(&self.socket, &bytes)?;
+        send_whole(&self.raw, &bytes)?;
         let mut answers: Vec<Option<Result<(), Failure>>> = vec![None; requests.len()];
         while answers.iter().any(Option::is_none) {
             let count = self.fill()?;
@@ -127,10 +130,10 @@ impl Socket {
     /// Sends bytes framed elsewhere (nftables batches) and returns the answers that came, with their sequence numbers.
     /// A batch is answered inside the call, so what has not come by then will not come.
     pub fn send_framed(&mut self, bytes: &[u8]) -> io::Result<Vec<(u32, Result<(), Failure>)>> {
-        send_whole(&self.socket, bytes)?;
+        send_whole(&self.raw, bytes)?;
         let mut answers = Vec::new();
         loop {
-            let count = match recv(&self.socket, &mut self.buffer[..], RecvFlags::DONTWAIT) {
+            let count = match recv(&self.raw, &mut self.buffer[..], RecvFlags::DONTWAIT) {
                 Ok((count, _)) => count,
                 Err(Errno::AGAIN) => return Ok(answers),
                 Err(Errno::INTR) => continue,
@@ -149,7 +152,7 @@ impl Socket {
         self.sequence = self.sequence.wrapping_add(1);
         let mut bytes = Vec::new();
         Header { flags: request.flags | NLM_F_REQUEST | extra, sequence }.frame(request, &mut bytes)?;
-        send_whole(&self.socket, &bytes)?;
+        send_whole(&self.raw, &bytes)?;
         let mut messages = Vec::new();
         loop {
             let count = self.fill()?;
@@ -169,7 +172,7 @@ impl Socket {
 
     fn fill(&mut self) -> io::Result<usize> {
         loop {
-            match recv(&self.socket, &mut self.buffer[..], RecvFlags::empty()) {
+            match recv(&self.raw, &mut self.buffer[..], RecvFlags::empty()) {
                 Ok((count, _)) => return Ok(count),
                 Err(Errno::INTR) => {}
                 Err(Errno::AGAIN) => return Err(io::Error::from(io::ErrorKind::TimedOut)),
