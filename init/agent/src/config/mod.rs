@@ -10,4 +10,4 @@ mod units;
 
 pub(crate) use file::{Api, FileError, Interface, Machine, Network, Registries, parse};
 pub(crate) use source::{Loaded, load};
-pub(crate) use units::Unit;
+pub(crate) use units::{DEFINITION_LABEL, UNIT_LABEL, Unit, legal_name};
