@@ -71,10 +71,12 @@ fn dependencies(folder: &str) -> Vec<String> {
     for line in text.lines() {
         if line.starts_with('[') {
             inside = line.trim() == "[dependencies]";
-        } else if inside && let Some(name) = line.split(['.', '=', ' ']).next() {
-            if !name.is_empty() && !name.starts_with('#') {
-                names.push(name.to_owned());
-            }
+        } else if inside
+            && let Some(name) = line.split(['.', '=', ' ']).next()
+            && !name.is_empty()
+            && !name.starts_with('#')
+        {
+            names.push(name.to_owned());
         }
     }
     names
@@ -125,13 +127,13 @@ fn rooms_say_what_they_are_for_and_stay_small() {
         let lines = text.lines().count();
         match exceptions.get(name.as_str()) {
             None if lines > ROOM_MAX => {
-                complaints.push(format!("{name}: {lines} lines, a room has {ROOM_MAX}"))
+                complaints.push(format!("{name}: {lines} lines, a room has {ROOM_MAX}"));
             }
             Some(&limit) if lines > limit => {
-                complaints.push(format!("{name}: {lines} lines, its exception is {limit}"))
+                complaints.push(format!("{name}: {lines} lines, its exception is {limit}"));
             }
             Some(_) if lines <= ROOM_MAX => {
-                complaints.push(format!("{name}: fits now, take it off the list"))
+                complaints.push(format!("{name}: fits now, take it off the list"));
             }
             _ => {}
         }

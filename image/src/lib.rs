@@ -23,6 +23,9 @@ pub mod registry;
 pub mod store;
 pub mod unpack;
 
+#[cfg(test)]
+mod testing;
+
 pub use config::{Healthcheck, History, ImageConfig, RunConfig};
 pub use digest::Digest;
 pub use platform::Platform;

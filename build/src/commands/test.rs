@@ -3,7 +3,7 @@
 use super::image;
 use crate::paths::Paths;
 use crate::progress::Step;
-use crate::{debian, inputs, process};
+use crate::{debian, demo, inputs, process};
 use anyhow::{Context, Result, bail};
 use qemu_test::machine::IMAGE_VARIABLE;
 use qemu_test::{BootImage, Choice, accel};
@@ -130,6 +130,7 @@ fn guests(paths: &Paths, arguments: &Arguments, runner: &Runner) -> Result<()> {
     image::build(paths, &[])?;
     let step = Step::start("what the tests use");
     let registry = debian::unpack("docker-registry", paths, &step)?.root.join("usr/bin/docker-registry");
+    let busybox = demo::busybox(paths, &step)?;
     let docker = match process::find("docker") {
         Some(program) => program,
         // The command line of Debian's package, without its daemon.
@@ -140,6 +141,7 @@ fn guests(paths: &Paths, arguments: &Arguments, runner: &Runner) -> Result<()> {
     let variables = [
         (IMAGE_VARIABLE, paths.output.display().to_string()),
         ("BERTH_ACCEL", accel.name().to_owned()),
+        ("BERTH_BUSYBOX", busybox.display().to_string()),
         ("BERTH_DOCKER", docker.display().to_string()),
         ("BERTH_DOCKER_REGISTRY", registry.display().to_string()),
     ];

@@ -6,7 +6,7 @@ use crate::config::ConfigError;
 use crate::digest::Digest;
 use crate::manifest::ManifestError;
 use crate::platform::Platform;
-use crate::registry::RegistryError;
+use crate::registry::{ContentError, RegistryError};
 use crate::store::StoreError;
 use crate::unpack::UnpackError;
 
@@ -95,57 +95,6 @@ pub enum PullError {
     /// The pull was given up.
     #[error("pull was cancelled")]
     Cancelled,
-}
-
-/// Bytes are not the bytes that were asked for.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum ContentError {
-    /// Other bytes.
-    #[error("digest mismatch: wanted {wanted}, got {got}")]
-    Digest {
-        /// Asked for.
-        wanted: Digest,
-        /// Computed.
-        got: Digest,
-    },
-    /// The uncompressed layer is not the one the configuration lists.
-    #[error("layer {layer} unpacks to {got}, but the image lists {wanted}")]
-    DiffId {
-        /// The compressed blob.
-        layer: Digest,
-        /// Listed.
-        wanted: Digest,
-        /// Computed.
-        got: Digest,
-    },
-    /// The registry says a blob has another size than the manifest does.
-    #[error("size mismatch of {digest}: the manifest says {wanted} bytes, the registry {got}")]
-    Size {
-        /// The blob.
-        digest: Digest,
-        /// Per manifest.
-        wanted: u64,
-        /// Per registry.
-        got: u64,
-    },
-    /// A body is larger than its limit.
-    #[error("{what} is larger than {limit} bytes")]
-    TooLarge {
-        /// What.
-        what: String,
-        /// The limit.
-        limit: u64,
-    },
-    /// The body ended early, every time it was asked for.
-    #[error("{digest} ends after {got} of {wanted} bytes")]
-    Truncated {
-        /// The blob.
-        digest: Digest,
-        /// Bytes per manifest.
-        wanted: u64,
-        /// Bytes received.
-        got: u64,
-    },
 }
 
 impl From<StoreError> for PullError {

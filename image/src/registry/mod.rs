@@ -7,8 +7,14 @@
 //! Rooms: `origin` (where a registry lives), `connect` (TCP, TLS), `http` (requests, redirects, time limits),
 //! `challenge` and `auth` (WWW-Authenticate, tokens), `client` (manifests and small blobs), `blob` (layers).
 
+mod auth;
+mod blob;
+mod challenge;
+mod client;
 mod connect;
 mod error;
+mod http;
+mod origin;
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -20,7 +26,10 @@ use std::pin::Pin;
 use std::time::Duration;
 
 pub use connect::TrustError;
-pub use error::RegistryError;
+pub use error::{ContentError, FetchError, RegistryError};
+
+pub(crate) use blob::Piece;
+pub(crate) use client::{Client, Found, Session};
 
 /// A future on the heap, as trait methods that must be object safe return it.
 pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;

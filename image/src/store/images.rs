@@ -123,8 +123,13 @@ impl Store {
     }
 
     /// Root directories of the image's layers, lowest first, in the format overlayfs expects of lower layers.
+    ///
+    /// Layers below one that hides everything are left out, since overlayfs has no mark for that on a root.
     pub fn layer_dirs(&self, image: &Image) -> Vec<PathBuf> {
-        image.layers.iter().map(|layer| self.layer_tree(*layer)).collect()
+        let state = self.state();
+        let hides_all = |layer: &LayerNumber| state.layers.get(layer).is_some_and(|layer| layer.opaque_root);
+        let first = image.layers.iter().rposition(hides_all).unwrap_or_default();
+        image.layers.iter().skip(first).map(|layer| self.layer_tree(*layer)).collect()
     }
 
     /// Keeps the image's layers while the lease lives; for the time between finding an image and having a container

@@ -31,6 +31,8 @@ pub struct LayerFacts {
     pub size: u64,
     /// The layer hides something of lower ones.
     pub whiteouts: bool,
+    /// The layer hides everything below it.
+    pub opaque_root: bool,
 }
 
 /// `layer.json`
@@ -42,6 +44,8 @@ pub(super) struct Layer {
     pub(super) blobs: Vec<Digest>,
     pub(super) size: u64,
     pub(super) whiteouts: bool,
+    #[serde(default)]
+    pub(super) opaque_root: bool,
     /// Boot in which it was written; decides whether a layer without `complete` can be trusted.
     pub(super) boot: String,
 }
@@ -161,6 +165,7 @@ impl Store {
             blobs: facts.blob.iter().cloned().collect(),
             size: facts.size,
             whiteouts: facts.whiteouts,
+            opaque_root: facts.opaque_root,
             boot: self.inner.boot.clone(),
         };
         let from = staging.directory();

@@ -33,7 +33,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 pub use images::{FindError, Image, ImageBlobs};
-pub use layers::{LayerFacts, LayerNumber, Lease, Staging};
+pub use layers::{LayerFacts, LayerNumber, Lease, Place, Staging};
 pub use remove::{Pruned, RemoveError, Removed, Use};
 
 use crate::digest::Digest;

@@ -52,6 +52,20 @@ pub enum UnpackError {
 }
 
 impl UnpackError {
+    /// An error met while reading the uncompressed stream: of the decoder, or of the source below it.
+    pub(crate) fn stream(error: io::Error) -> Self {
+        match error.kind() {
+            io::ErrorKind::InvalidData
+            | io::ErrorKind::InvalidInput
+            | io::ErrorKind::UnexpectedEof
+            | io::ErrorKind::Other => Self::Compression { what: error.to_string() },
+            io::ErrorKind::QuotaExceeded => {
+                Self::Limit { what: "times its compressed size", limit: super::stream::RATIO_MAX }
+            }
+            _ => Self::Read(error),
+        }
+    }
+
     /// The error of the file system, if that is what it was.
     pub(crate) fn into_no_space(self) -> Result<io::Error, Self> {
         match self {
