@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use berth_api::docker::Empty;
 use berth_api::docker::containers::{GraphDriver, HealthConfig};
 use berth_api::docker::images::{
     Deleted, HistoryItem, ImageConfig, ImageInspect, ImageMetadata, ImageSummary, PruneAnswer, RootFs,
@@ -50,7 +51,7 @@ impl Api {
     }
 }
 
-pub(crate) async fn list(request: Request) -> Answer {
+pub(crate) fn list(request: &Request) -> Answer {
     let api = &request.api;
     let mut filters = Filters::parse(request.query.get("filters"), &KNOWN)?;
     if let Some(pattern) = request.query.text("filter") {
@@ -181,11 +182,11 @@ fn inspect_view(image: &Image) -> ImageInspect {
 }
 
 /// The defaults an image gives to containers, with the reference engine's nulls.
+#[allow(clippy::zero_sized_map_values, reason = "the values are `{}` on the wire")]
 fn run_config(config: &RunConfig) -> ImageConfig {
-    let set = |map: &BTreeMap<String, berth_image::config::Empty>| {
-        let keys = map.keys().map(|key| (key.clone(), berth_api::docker::Empty {}));
-        (!map.is_empty()).then(|| keys.collect())
-    };
+    fn set<V>(map: &BTreeMap<String, V>) -> Option<BTreeMap<String, Empty>> {
+        (!map.is_empty()).then(|| map.keys().map(|key| (key.clone(), Empty {})).collect())
+    }
     let list = |list: &Vec<String>| (!list.is_empty()).then(|| list.clone());
     ImageConfig {
         cmd: config.cmd.clone(),

@@ -62,7 +62,7 @@ async fn run_prints_output_and_passes_the_exit_code_on() {
     if !is_there() {
         return;
     }
-    let server = Server::start().await;
+    let server = Server::start();
     assert_eq!(fine(&server, &["run", "--rm", "alpine", "echo", "hello", "world"]).await, "hello world\n");
     assert_eq!(docker(&server, &["run", "--rm", "alpine", "exit", "7"]).await.code, 7);
     assert_eq!(docker(&server, &["run", "alpine", "exit", "3"]).await.code, 3);
@@ -77,7 +77,7 @@ async fn input_reaches_the_program_and_its_end_ends_it() {
     if !is_there() {
         return;
     }
-    let server = Server::start().await;
+    let server = Server::start();
     let output = docker_with(&server, &["run", "--rm", "-i", "alpine", "cat"], b"some input\n").await;
     assert_eq!((output.code, output.stdout.as_str()), (0, "some input\n"), "{}", output.stderr);
 }
@@ -87,7 +87,7 @@ async fn a_detached_container_is_listed_stopped_and_removed() {
     if !is_there() {
         return;
     }
-    let server = Server::start().await;
+    let server = Server::start();
     let id = fine(&server, &["run", "-d", "--name", "web", "-l", "a=b", "alpine", "sleep", "60"]).await;
     assert_eq!(id.trim().len(), 64);
     let row = fine(&server, &["ps", "--format", "{{.Names}} {{.State}} {{.Image}} {{.Command}}"]).await;
@@ -114,7 +114,7 @@ async fn logs_and_exec_work() {
     if !is_there() {
         return;
     }
-    let server = Server::start().await;
+    let server = Server::start();
     fine(&server, &["run", "--name", "ee", "alpine", "echo", "kept"]).await;
     assert_eq!(fine(&server, &["logs", "ee"]).await, "kept\n");
     assert_eq!(fine(&server, &["logs", "-t", "ee"]).await, "2020-09-13T12:26:40.000000000Z kept\n");
@@ -130,7 +130,7 @@ async fn images_networks_volumes_and_the_system_are_shown() {
     if !is_there() {
         return;
     }
-    let server = Server::start().await;
+    let server = Server::start();
     assert_eq!(fine(&server, &["images", "--format", "{{.Repository}}:{{.Tag}}"]).await, "alpine:latest\n");
     fine(&server, &["tag", "alpine", "other/name:v1"]).await;
     assert_eq!(fine(&server, &["images", "-q", "other/name"]).await.lines().count(), 1);
@@ -143,9 +143,9 @@ async fn images_networks_volumes_and_the_system_are_shown() {
     let names = fine(&server, &["network", "ls", "--format", "{{.Name}}"]).await;
     assert_eq!(names, "bridge\nhost\nn\nnone\n");
     assert_eq!(fine(&server, &["network", "rm", "n"]).await, "n\n");
-    assert_eq!(fine(&server, &["volume", "create", "v"]).await.trim(), "v");
-    assert_eq!(fine(&server, &["volume", "ls", "-q"]).await, "v\n");
-    assert_eq!(fine(&server, &["volume", "rm", "v"]).await, "v\n");
+    assert_eq!(fine(&server, &["volume", "create", "vol"]).await.trim(), "vol");
+    assert_eq!(fine(&server, &["volume", "ls", "-q"]).await, "vol\n");
+    assert_eq!(fine(&server, &["volume", "rm", "vol"]).await, "vol\n");
     assert!(fine(&server, &["version"]).await.contains("API version:      1.51 (minimum version 1.24)"));
     assert!(fine(&server, &["info"]).await.contains("Server Version: 28.5.2+berth"));
     fine(&server, &["system", "df"]).await;

@@ -5,6 +5,8 @@ use serde_json::{Value, json};
 
 use super::Server;
 
+const CREATE: &str = "/containers/create";
+
 /// A request with a body, where the recording does not tell it.
 struct Case {
     method: &'static str,
@@ -34,7 +36,6 @@ fn cases() -> Vec<Case> {
         Some(body)
     };
     let host = |host: Value| image(json!({ "HostConfig": host }));
-    const CREATE: &str = "/containers/create";
     vec![
         case(
             "GET",
@@ -270,7 +271,7 @@ fn cases() -> Vec<Case> {
 
 #[tokio::test]
 async fn bad_requests_get_the_recorded_answers() {
-    let server = Server::start().await;
+    let server = Server::start();
     let client = server.client();
     let make = |name: &'static str, words: Value| {
         let client = client.clone();
@@ -285,18 +286,16 @@ async fn bad_requests_get_the_recorded_answers() {
     client.post_empty("/containers/e2/start").await.unwrap();
     let mut wrong = Vec::new();
     for Case { method, path, body, status, message } in cases() {
-        let (got, text) = match body {
-            Some(body) => match client.post::<Value>(path, &body).await {
+        let (got, text) = if let Some(body) = body {
+            match client.post::<Value>(path, &body).await {
                 Ok(value) => (200, value.to_string()),
                 Err(berth_api::client::ClientError::Refused { status, message, .. }) => (status, message),
                 Err(error) => panic!("{method} {path}: {error}"),
-            },
-            None => {
-                let method: Method = method.parse().unwrap();
-                let (status, bytes) = client.probe(method, path).await.unwrap();
-                let body: Value = serde_json::from_slice(&bytes).unwrap_or_default();
-                (status.as_u16(), body["message"].as_str().unwrap_or_default().to_owned())
             }
+        } else {
+            let (status, bytes) = client.probe(method.parse::<Method>().unwrap(), path).await.unwrap();
+            let body: Value = serde_json::from_slice(&bytes).unwrap_or_default();
+            (status.as_u16(), body["message"].as_str().unwrap_or_default().to_owned())
         };
         let expected = message.replace("E1", &e1).replace("E2", &e2);
         if got != status || (!expected.is_empty() && text != expected) {

@@ -52,7 +52,7 @@ pub(super) struct Server {
 }
 
 impl Server {
-    pub(super) async fn start() -> Self {
+    pub(super) fn start() -> Self {
         let folder = tempfile::tempdir().unwrap();
         let store = Store::open(&folder.path().join("images")).unwrap();
         let image = add_image(&store, "alpine:latest");

@@ -32,7 +32,7 @@ async fn raw(server: &Server, request: &str, marker: &str) -> String {
 
 #[tokio::test]
 async fn every_answer_carries_the_engines_headers() {
-    let server = Server::start().await;
+    let server = Server::start();
     for path in ["/_ping", "/v1.40/_ping", "/nosuch", "/v1.99/version"] {
         let head = raw(&server, &format!("GET {path} HTTP/1.1\r\nHost: x\r\n\r\n"), "\r\n\r\n").await;
         let head = head.to_ascii_lowercase();
@@ -46,7 +46,7 @@ async fn every_answer_carries_the_engines_headers() {
 
 #[tokio::test]
 async fn a_head_request_for_ping_has_no_body() {
-    let server = Server::start().await;
+    let server = Server::start();
     let request = "HEAD /_ping HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n";
     let answer = raw(&server, request, "never").await;
     assert!(answer.starts_with("HTTP/1.1 200 OK\r\n") && answer.ends_with("\r\n\r\n"), "{answer}");
@@ -56,7 +56,7 @@ async fn a_head_request_for_ping_has_no_body() {
 /// `docker run` asks to wait, and starts the container only when the head of the answer is there.
 #[tokio::test]
 async fn the_head_of_a_wait_comes_before_the_container_ends() {
-    let server = Server::start().await;
+    let server = Server::start();
     let client = server.client();
     let id = made(&server, json!({ "Image": "alpine", "Cmd": ["exit", "5"] })).await;
     let mut wait = client.post_stream(&format!("/containers/{id}/wait?condition=next-exit")).await.unwrap();
@@ -67,7 +67,7 @@ async fn the_head_of_a_wait_comes_before_the_container_ends() {
 
 #[tokio::test]
 async fn the_head_of_events_comes_before_the_first_event() {
-    let server = Server::start().await;
+    let server = Server::start();
     let mut events = server.client().stream("/events").await.unwrap();
     made(&server, json!({ "Image": "alpine", "Cmd": ["exit", "0"], "Labels": { "k": "v" } })).await;
     let event: Value = events.next_json().await.unwrap().unwrap();
@@ -77,7 +77,7 @@ async fn the_head_of_events_comes_before_the_first_event() {
 
 #[tokio::test]
 async fn events_of_the_past_are_replayed_until_the_time_given() {
-    let server = Server::start().await;
+    let server = Server::start();
     made(&server, json!({ "Image": "alpine", "Cmd": ["exit", "0"] })).await;
     let until = super::super::time::now_ns() / 1_000_000_000 + 1;
     let mut events = server.client().stream(&format!("/events?since=1&until={until}")).await.unwrap();
@@ -87,7 +87,7 @@ async fn events_of_the_past_are_replayed_until_the_time_given() {
 
 #[tokio::test]
 async fn a_hijacked_attach_carries_frames_out_and_input_in() {
-    let server = Server::start().await;
+    let server = Server::start();
     let client = server.client();
     let body = json!({ "Image": "alpine", "Cmd": ["cat"], "OpenStdin": true, "StdinOnce": true });
     let id = made(&server, body).await;
@@ -107,7 +107,7 @@ async fn a_hijacked_attach_carries_frames_out_and_input_in() {
 
 #[tokio::test]
 async fn clients_before_1_42_and_terminals_get_raw_streams() {
-    let server = Server::start().await;
+    let server = Server::start();
     let client = server.client();
     let id = made(&server, json!({ "Image": "alpine", "Cmd": ["sleep"], "Tty": true })).await;
     let attach = async |version: &str| {
@@ -125,14 +125,14 @@ async fn clients_before_1_42_and_terminals_get_raw_streams() {
 
 #[tokio::test]
 async fn an_attach_that_fails_is_an_ordinary_error() {
-    let server = Server::start().await;
+    let server = Server::start();
     let error = server.client().hijack("/containers/nope/attach?stream=1", &()).await.err().unwrap();
     assert_eq!(error.status(), Some(404));
 }
 
 #[tokio::test]
 async fn a_body_that_is_too_long_is_refused() {
-    let server = Server::start().await;
+    let server = Server::start();
     let long = "x".repeat(super::super::request::MAX_JSON_BYTES + 1);
     let error =
         server.client().post::<Value>("/containers/create", &json!({ "Image": long })).await.unwrap_err();
@@ -141,7 +141,7 @@ async fn a_body_that_is_too_long_is_refused() {
 
 #[tokio::test]
 async fn text_where_json_is_wanted_is_refused_in_docker_words() {
-    let server = Server::start().await;
+    let server = Server::start();
     let request = "POST /containers/create HTTP/1.1\r\nHost: x\r\nContent-Type: application/x-www-form-urlencoded\r\n\
                    Content-Length: 2\r\nConnection: close\r\n\r\n{}";
     let answer = raw(&server, request, "never").await;
