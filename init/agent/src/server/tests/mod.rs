@@ -1,6 +1,7 @@
 //! The server against a scripted owner: what the stock command line and raw requests get.
 
 mod cli;
+mod contract;
 mod errors;
 mod owner;
 mod tls;
