@@ -3,6 +3,7 @@
 mod cli;
 mod contract;
 mod errors;
+mod goldens;
 mod owner;
 mod tls;
 mod wire;
