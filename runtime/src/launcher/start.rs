@@ -251,8 +251,9 @@ impl Starting {
             Ok(Progress::Closed) => {
                 return Some(Err(self.abort("start", "killed during set-up", Errno::CHILD)));
             }
-            Err(error) if error.kind() == std::io::ErrorKind::ConnectionReset && self.executing => {
-                return Some(self.running());
+            // The other end closed with something unread: it was killed before it read its release.
+            Err(error) if error.kind() == std::io::ErrorKind::ConnectionReset => {
+                return Some(Err(self.abort("start", "killed during set-up", Errno::CHILD)));
             }
             Err(error) => {
                 let errno = Errno::from_io_error(&error).unwrap_or(Errno::IO);
