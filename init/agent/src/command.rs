@@ -192,7 +192,7 @@ pub enum State {
 }
 
 /// How a run ended.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct Ended {
     /// Exit code, `128 + signal` for a signal.
     pub code: i64,
