@@ -8,6 +8,6 @@ mod file;
 mod source;
 mod units;
 
-pub(crate) use file::{Api, FileError, Interface, Machine, Network, Registries, parse};
+pub(crate) use file::{Machine, Registries};
 pub(crate) use source::{Loaded, load};
-pub(crate) use units::{DEFINITION_LABEL, UNIT_LABEL, Unit, legal_name};
+pub(crate) use units::{DEFINITION_LABEL, Unit, legal_name};

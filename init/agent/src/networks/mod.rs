@@ -7,6 +7,6 @@ mod connect;
 mod publish;
 mod registry;
 
-pub(crate) use connect::{ConnectError, Wanted};
+pub(crate) use connect::Wanted;
 pub(crate) use publish::wanted_ports;
 pub(crate) use registry::{DEFAULT, Networks};

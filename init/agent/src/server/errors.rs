@@ -83,6 +83,10 @@ pub(crate) fn no_image(typed: &str, error: &FindError) -> ApiError {
 /// A text that is no name of an image.
 pub(crate) fn bad_reference(error: ReferenceError) -> ApiError {
     match error {
+        // Docker names the repository as it is on Docker Hub.
+        ReferenceError::UpperCase(name) if !name.contains('/') => {
+            ApiError::invalid(ReferenceError::UpperCase(format!("library/{name}")).to_string())
+        }
         ReferenceError::Format
         | ReferenceError::UpperCase(_)
         | ReferenceError::Identifier(_)

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use berth_api::docker::Empty;
 use berth_api::docker::containers::{GraphDriver, HealthConfig};
 use berth_api::docker::images::{
     Deleted, HistoryItem, ImageConfig, ImageInspect, ImageMetadata, ImageSummary, PruneAnswer, RootFs,
@@ -50,7 +51,7 @@ impl Api {
     }
 }
 
-pub(crate) async fn list(request: Request) -> Answer {
+pub(crate) fn list(request: &Request) -> Answer {
     let api = &request.api;
     let mut filters = Filters::parse(request.query.get("filters"), &KNOWN)?;
     if let Some(pattern) = request.query.text("filter") {
@@ -71,16 +72,22 @@ pub(crate) async fn list(request: Request) -> Answer {
     for image in api.images.list() {
         let made = time::parse_seconds(&image.created);
         let labels = &image.config.config.labels;
-        let named = filters.get("reference").is_empty()
-            || image.names.iter().any(|name| filters.get("reference").iter().any(|p| fits_pattern(name, p)));
-        let wanted = named
+        // A `reference` filter also hides the image's other names.
+        let patterns = filters.get("reference");
+        let meant = |name: &&Reference| patterns.is_empty() || patterns.iter().any(|p| fits_pattern(name, p));
+        let names: Vec<String> = image.names.iter().filter(meant).map(Reference::familiar).collect();
+        let wanted = (patterns.is_empty() || !names.is_empty())
             && dangling.is_none_or(|wanted| wanted == image.names.is_empty())
             && before.is_none_or(|before| made < before)
             && since.is_none_or(|since| made > since)
             && until.is_none_or(|until| made <= until)
             && filters.labels_match(Some(labels));
         if wanted {
-            answer.push(summary(&image));
+            let mut entry = ImageSummary { repo_tags: Some(names), ..summary(&image) };
+            let digest_meant = |text: &String| text.parse().is_ok_and(|name: Reference| meant(&&name));
+            entry.repo_digests =
+                Some(image.repo_digests.iter().filter(|text| digest_meant(text)).cloned().collect());
+            answer.push(entry);
         }
     }
     Ok(respond::ok(&answer))
@@ -175,11 +182,11 @@ fn inspect_view(image: &Image) -> ImageInspect {
 }
 
 /// The defaults an image gives to containers, with the reference engine's nulls.
+#[allow(clippy::zero_sized_map_values, reason = "the values are `{}` on the wire")]
 fn run_config(config: &RunConfig) -> ImageConfig {
-    let set = |map: &BTreeMap<String, berth_image::config::Empty>| {
-        let keys = map.keys().map(|key| (key.clone(), berth_api::docker::Empty {}));
-        (!map.is_empty()).then(|| keys.collect())
-    };
+    fn set<V>(map: &BTreeMap<String, V>) -> Option<BTreeMap<String, Empty>> {
+        (!map.is_empty()).then(|| map.keys().map(|key| (key.clone(), Empty {})).collect())
+    }
     let list = |list: &Vec<String>| (!list.is_empty()).then(|| list.clone());
     ImageConfig {
         cmd: config.cmd.clone(),

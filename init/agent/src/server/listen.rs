@@ -32,6 +32,8 @@ const MAX_CONNECTIONS: usize = 2048;
 const MAX_HANDSHAKES: usize = 64;
 /// Longest head of a request, bytes. Filters and registry credentials travel in it.
 const MAX_HEAD_BYTES: usize = 64 * 1024;
+/// A TCP connection is probed after this much silence.
+const KEEPALIVE_IDLE: Duration = Duration::from_mins(1);
 /// After a failed `accept`, as for want of descriptors, the next try waits this long.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
@@ -136,7 +138,7 @@ async fn shake_hands(
     stream.set_nodelay(true).ok()?;
     // A client that vanished without a word must not hold its streams for ever.
     rustix::net::sockopt::set_socket_keepalive(&stream, true).ok()?;
-    rustix::net::sockopt::set_tcp_keepidle(&stream, Duration::from_secs(60)).ok()?;
+    rustix::net::sockopt::set_tcp_keepidle(&stream, KEEPALIVE_IDLE).ok()?;
     // Peers without a certificate of ours are everyday noise on an open port and get no log line.
     tokio::time::timeout(HANDSHAKE_TIMEOUT, acceptor.accept(stream)).await.ok()?.ok()
 }

@@ -25,6 +25,9 @@ pub(crate) mod system;
 pub(crate) mod time;
 pub(crate) mod volumes;
 
+#[cfg(test)]
+mod tests;
+
 use std::sync::Arc;
 
 use berth_image::{Puller, Store};

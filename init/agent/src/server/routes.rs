@@ -128,7 +128,7 @@ async fn container_routes(request: Request, segments: &[&str], _head: bool) -> A
 /// Names of images may contain slashes: the last word of the path is the action.
 async fn image_routes(request: Request, segments: &[&str]) -> Answer {
     match (request.method.as_str(), segments) {
-        ("GET", ["json"]) => images::list(request).await,
+        ("GET", ["json"]) => images::list(&request),
         ("POST", ["create"]) => pull::create(request).await,
         ("POST", ["prune"]) => images::prune(request).await,
         ("POST", ["load"]) | ("GET", ["get"] | [.., "get"]) => {

@@ -233,7 +233,7 @@ mod tests {
         };
         assert_eq!(scan(&[b"ab", b"\x10", b"\x11c"]), (b"ab".to_vec(), true));
         assert_eq!(scan(&[b"a\x10", b"b\x11"]), (b"a\x10b\x11".to_vec(), false));
-        assert_eq!(scan(&[b"\x10\x10", b"\x11"]), (b"".to_vec(), true));
+        assert_eq!(scan(&[b"\x10\x10", b"\x11"]), (b"\x10".to_vec(), true));
         assert_eq!(scan(&[b"\x10\x10b"]), (b"\x10\x10b".to_vec(), false));
     }
 }

@@ -45,17 +45,23 @@ pub(crate) async fn inspect(request: Request, name: &str) -> Answer {
 
 pub(crate) async fn create(mut request: Request) -> Answer {
     let mut body: VolumeCreate = request.json().await?;
+    if !matches!(body.driver.as_str(), "" | "local" | "default") {
+        return Err(ApiError::not_found(format!(
+            "create {}: error looking up volume plugin {1}: plugin {1:?} not found",
+            body.name, body.driver
+        )));
+    }
+    if body.name.len() == 1 {
+        return Err(ApiError::invalid(format!(
+            "create {}: volume name is too short, names should be at least two alphanumeric characters",
+            body.name
+        )));
+    }
     if !body.name.is_empty() && !is_volume_name(&body.name) {
         return Err(ApiError::invalid(format!(
             "create {0}: {0:?} includes invalid characters for a local volume name, only \
              \"[a-zA-Z0-9][a-zA-Z0-9_.-]\" are allowed. If you intended to pass a host directory, use absolute path",
             body.name
-        )));
-    }
-    if !matches!(body.driver.as_str(), "" | "local" | "default") {
-        return Err(ApiError::not_found(format!(
-            "create {}: error looking up volume plugin {1}: plugin {1:?} not found",
-            body.name, body.driver
         )));
     }
     "local".clone_into(&mut body.driver);

@@ -22,25 +22,25 @@ pub(crate) fn is_running(view: &View) -> bool {
     matches!(view.state, State::Running { .. })
 }
 
-fn answer(changed: Changed) -> Answer {
-    Ok(respond::empty(match changed {
+fn status(changed: Changed) -> StatusCode {
+    match changed {
         Changed::Yes => StatusCode::NO_CONTENT,
         Changed::No => StatusCode::NOT_MODIFIED,
-    }))
+    }
 }
 
 pub(crate) async fn start(mut request: Request, name: &str) -> Answer {
     // Old clients send a HostConfig here; it was dropped from the API before our oldest version.
     request.bytes(crate::server::request::MAX_JSON_BYTES).await?;
     let view = request.api.owner.view(name).await?;
-    answer(request.api.owner.start(&view.id).await?)
+    Ok(respond::empty(status(request.api.owner.start(&view.id).await?)))
 }
 
 pub(crate) async fn stop(request: Request, name: &str) -> Answer {
     let timeout_s = request.query.integer("t")?;
     let signal = request.query.text("signal").map(str::to_owned);
     let view = request.api.owner.view(name).await?;
-    answer(request.api.owner.stop(&view.id, timeout_s, signal).await?)
+    Ok(respond::empty(status(request.api.owner.stop(&view.id, timeout_s, signal).await?)))
 }
 
 pub(crate) async fn restart(request: Request, name: &str) -> Answer {
@@ -53,9 +53,11 @@ pub(crate) async fn restart(request: Request, name: &str) -> Answer {
 
 pub(crate) async fn kill(request: Request, name: &str) -> Answer {
     let signal = request.query.text("signal").unwrap_or("SIGKILL").to_owned();
-    let prefix = |error: ApiError| match error.message.starts_with("cannot kill container") {
-        true => error,
-        false => ApiError::new(error.status, format!("cannot kill container: {name}: {}", error.message)),
+    let prefix = |error: ApiError| {
+        if error.message.starts_with("cannot kill container") {
+            return error;
+        }
+        ApiError::new(error.status, format!("cannot kill container: {name}: {}", error.message))
     };
     let view = request.api.owner.view(name).await?;
     if !validate::is_signal(&signal) {

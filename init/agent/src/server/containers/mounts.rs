@@ -95,7 +95,7 @@ fn check_mount(mount: &Mount) -> Result<(), String> {
         }
     }
     match mount.kind.as_str() {
-        "bind" if mount.source.is_empty() => Err("field Source must not be empty".to_owned()),
+        "bind" | "image" if mount.source.is_empty() => Err("field Source must not be empty".to_owned()),
         "bind" if !mount.source.starts_with('/') => {
             Err(format!("invalid mount path: '{}' mount path must be absolute", mount.source))
         }
@@ -108,7 +108,6 @@ fn check_mount(mount: &Mount) -> Result<(), String> {
             mount.source
         )),
         "tmpfs" if !mount.source.is_empty() => Err("field Source must not be specified".to_owned()),
-        "image" if mount.source.is_empty() => Err("field Source must not be empty".to_owned()),
         _ => Ok(()),
     }
 }

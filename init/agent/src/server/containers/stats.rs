@@ -183,9 +183,10 @@ impl Reading {
 fn system_cpu_ns(proc_stat: &str) -> u64 {
     let line = proc_stat.lines().find_map(|line| line.strip_prefix("cpu "));
     // Guest time is part of user time already, so only the first seven numbers count.
-    let ticks: u64 = line
-        .map(|rest| rest.split_ascii_whitespace().take(7).filter_map(|word| word.parse::<u64>().ok()).sum())
-        .unwrap_or(0);
+    let numbers = |rest: &str| {
+        rest.split_ascii_whitespace().take(7).filter_map(|word| word.parse::<u64>().ok()).sum::<u64>()
+    };
+    let ticks = line.map_or(0, numbers);
     ticks.saturating_mul(TICK_NS)
 }
 

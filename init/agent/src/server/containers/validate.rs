@@ -159,7 +159,6 @@ fn port_bindings(host: &HostConfig) -> Checked {
 pub(crate) fn restart_policy(policy: &RestartPolicy) -> Checked {
     let count = policy.maximum_retry_count;
     match policy.name.as_str() {
-        "" => Ok(()),
         "always" | "no" | "unless-stopped" if count < 0 => refuse(
             "invalid restart policy: maximum retry count can only be used with 'on-failure' and cannot be negative",
         ),
@@ -167,7 +166,7 @@ pub(crate) fn restart_policy(policy: &RestartPolicy) -> Checked {
             refuse("invalid restart policy: maximum retry count can only be used with 'on-failure'")
         }
         "on-failure" if count < 0 => refuse("invalid restart policy: maximum retry count cannot be negative"),
-        "always" | "no" | "unless-stopped" | "on-failure" => Ok(()),
+        "" | "always" | "no" | "unless-stopped" | "on-failure" => Ok(()),
         other => refuse(format!(
             "invalid restart policy: unknown policy '{other}'; use one of 'no', 'always', 'on-failure', or \
              'unless-stopped'"
@@ -180,13 +179,11 @@ fn capability(field: &str, name: &str) -> Checked {
     if matches!(upper.as_str(), "ALL" | "CAP_ALL") {
         return Ok(());
     }
-    match berth_runtime::capability::bit(name) {
-        Ok(_) => Ok(()),
-        Err(_) => {
-            let full = if upper.starts_with("CAP_") { upper } else { format!("CAP_{upper}") };
-            refuse(format!("invalid {field}: unknown capability: {full:?}"))
-        }
+    if berth_runtime::capability::bit(name).is_ok() {
+        return Ok(());
     }
+    let full = if upper.starts_with("CAP_") { upper } else { format!("CAP_{upper}") };
+    refuse(format!("invalid {field}: unknown capability: {full:?}"))
 }
 
 fn extra_host(entry: &str) -> Checked {
