@@ -6,6 +6,7 @@ pub mod capability;
 pub mod cgroup;
 pub mod client;
 pub mod defaults;
+pub mod launcher;
 pub mod plan;
 pub mod seccomp;
 pub mod signal;

@@ -3,7 +3,6 @@
 //! A message is one or more packets. The first byte of a packet says whether more follow, so that a message may
 //! be longer than what the kernel is willing to queue as one packet (its buffers are physically contiguous).
 
-use std::collections::VecDeque;
 use std::io;
 use std::io::{IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
@@ -40,13 +39,17 @@ pub fn send<M: Serialize>(socket: BorrowedFd<'_>, message: &M, fds: &[BorrowedFd
         return Err(io::Error::new(io::ErrorKind::InvalidInput, "more descriptors than FDS_MAX"));
     }
     let mut fds = fds;
-    let mut chunks: VecDeque<&[u8]> = bytes.chunks(PACKET_MAX - 1).collect();
-    while let Some(chunk) = chunks.pop_front() {
-        let flag = [if chunks.is_empty() { LAST } else { MORE }];
+    let mut left = bytes.as_slice();
+    loop {
+        let (chunk, rest) = left.split_at(left.len().min(PACKET_MAX - 1));
+        let flag = [if rest.is_empty() { LAST } else { MORE }];
         send_packet(socket, &[IoSlice::new(&flag), IoSlice::new(chunk)], fds)?;
+        if rest.is_empty() {
+            return Ok(());
+        }
+        left = rest;
         fds = &[];
     }
-    Ok(())
 }
 
 fn send_packet(socket: BorrowedFd<'_>, parts: &[IoSlice<'_>], fds: &[BorrowedFd<'_>]) -> io::Result<()> {
@@ -188,6 +191,13 @@ mod tests {
         let (_, fds) = receive::<u8>(right.as_fd()).unwrap();
         assert_eq!(fds.len(), FDS_MAX);
         assert!(send(left.as_fd(), &1u8, &vec![null.as_fd(); FDS_MAX + 1]).is_err());
+    }
+
+    #[test]
+    fn a_message_without_content_is_a_message() {
+        let (left, right) = pair();
+        send(left.as_fd(), &(), &[]).unwrap();
+        receive::<()>(right.as_fd()).unwrap();
     }
 
     #[test]

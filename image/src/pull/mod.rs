@@ -11,6 +11,8 @@
 //! what was not is deleted.
 
 #[cfg(test)]
+mod access_tests;
+#[cfg(test)]
 mod debian_tests;
 mod error;
 mod layer;

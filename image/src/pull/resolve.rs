@@ -3,7 +3,7 @@
 use super::error::PullError;
 use crate::config::ImageConfig;
 use crate::digest::Digest;
-use crate::manifest::{self, CONFIG_SIZE_MAX, Document, Layer, MANIFEST_SIZE_MAX, Manifest};
+use crate::manifest::{self, CONFIG_SIZE_MAX, Document, Layer, MANIFEST_SIZE_MAX, Manifest, ManifestError};
 use crate::platform::Platform;
 use crate::reference::Reference;
 use crate::registry::{FetchError, Found, RegistryError, Session};
@@ -48,74 +48,106 @@ pub(super) async fn resolve(
     reference: &Reference,
     platform: &Platform,
 ) -> Result<Resolved, PullError> {
-    let mut last = None;
+    let mut last = PullError::NotFound { reference: reference.familiar() };
+    let mut places: Vec<Session> = Vec::new();
     for (number, session) in sessions.iter().enumerate() {
+        if reference.digest().is_none() && !session.resolves_tags() {
+            // Content whose digest is known may still come from there.
+            places.push(session.clone());
+            continue;
+        }
         match session.manifest(&reference.selector()).await {
             Ok(found) => {
-                let sessions = sessions.get(number..).unwrap_or_default().to_vec();
-                return from_document(store, session, sessions.clone(), reference, platform, found).await;
+                places.extend(sessions.get(number..).unwrap_or_default().iter().cloned());
+                return Resolver { store, places, reference, platform }.document(found).await;
             }
             // A mirror that does not know a name or does not answer says nothing about the registry itself.
-            Err(error) => last = Some(named(error, &session.host(), reference)),
+            Err(error) => last = named(error, &session.host(), reference),
         }
     }
-    Err(last.unwrap_or_else(|| PullError::NotFound { reference: reference.familiar() }))
+    Err(last)
 }
 
-async fn from_document(
-    store: &Store,
-    session: &Session,
-    sessions: Vec<Session>,
-    reference: &Reference,
-    platform: &Platform,
-    found: Found,
-) -> Result<Resolved, PullError> {
-    let failed = |error| named(error, &session.host(), reference);
-    let top = found.digest.clone();
-    let mut index_bytes = None;
-    let mut found = found;
-    let mut depth = 0;
-    let manifest = loop {
-        let unusable = |source| PullError::Manifest { digest: found.digest.clone(), source };
-        match Document::parse(&found.bytes, found.content_type.as_deref()).map_err(unusable)? {
-            Document::Manifest(manifest) => break manifest,
-            Document::Index(_) if depth >= INDEX_DEPTH_MAX => {
-                return Err(unusable(manifest::ManifestError::Limit {
-                    what: "too many indexes within indexes",
-                }));
+struct Resolver<'a> {
+    store: &'a Store,
+    /// In the order in which they are asked.
+    places: Vec<Session>,
+    reference: &'a Reference,
+    platform: &'a Platform,
+}
+
+impl Resolver<'_> {
+    async fn document(self, found: Found) -> Result<Resolved, PullError> {
+        let top = found.digest.clone();
+        let mut index_bytes = None;
+        let mut found = found;
+        let mut depth = 0;
+        let manifest = loop {
+            let unusable = |source| PullError::Manifest { digest: found.digest.clone(), source };
+            match Document::parse(&found.bytes, found.content_type.as_deref()).map_err(unusable)? {
+                Document::Manifest(manifest) => break manifest,
+                Document::Index(_) if depth >= INDEX_DEPTH_MAX => {
+                    return Err(unusable(ManifestError::Limit { what: "too many indexes within indexes" }));
+                }
+                Document::Index(entries) => {
+                    let entry =
+                        manifest::choose(&entries, self.platform).ok_or_else(|| self.no_platform())?;
+                    let next = self.manifest(&entry.digest).await?;
+                    let outer = std::mem::replace(&mut found, next);
+                    // Only the outermost has a name, so only that one is kept.
+                    index_bytes.get_or_insert((outer.digest, outer.bytes));
+                    depth += 1;
+                }
             }
-            Document::Index(entries) => {
-                let no_platform = || PullError::NoPlatform { platform: platform.clone() };
-                let entry = manifest::choose(&entries, platform).ok_or_else(no_platform)?;
-                let next = match store.known_blob(&entry.digest, MANIFEST_SIZE_MAX) {
-                    Some(bytes) => Found { digest: entry.digest.clone(), bytes, content_type: None },
-                    None => session.manifest(&entry.digest.to_string()).await.map_err(failed)?,
-                };
-                let outer = std::mem::replace(&mut found, next);
-                // Only the outermost has a name, so only that one is kept.
-                index_bytes.get_or_insert((outer.digest, outer.bytes));
-                depth += 1;
+        };
+        let config_bytes = self.config(&manifest).await?;
+        let unusable = |source| PullError::Config { digest: manifest.config.clone(), source };
+        let config = ImageConfig::parse(&config_bytes, manifest.layers.len()).map_err(unusable)?;
+        if !config.os.is_empty() && config.os != self.platform.os {
+            return Err(self.no_platform());
+        }
+        Ok(Resolved {
+            top,
+            manifest_bytes: (found.digest, found.bytes),
+            index_bytes,
+            config,
+            config_bytes: (manifest.config.clone(), config_bytes),
+            manifest,
+            sessions: self.places,
+        })
+    }
+
+    async fn manifest(&self, digest: &Digest) -> Result<Found, PullError> {
+        if let Some(bytes) = self.store.known_blob(digest, MANIFEST_SIZE_MAX) {
+            return Ok(Found { digest: digest.clone(), bytes, content_type: None });
+        }
+        let mut last = None;
+        for place in &self.places {
+            match place.manifest(&digest.to_string()).await {
+                Ok(found) => return Ok(found),
+                Err(error) => last = Some(named(error, &place.host(), self.reference)),
             }
         }
-    };
-    let config_bytes = match store.known_blob(&manifest.config, CONFIG_SIZE_MAX) {
-        Some(bytes) => bytes,
-        None => session.small_blob(&manifest.config, manifest.config_size).await.map_err(failed)?,
-    };
-    let unusable = |source| PullError::Config { digest: manifest.config.clone(), source };
-    let config = ImageConfig::parse(&config_bytes, manifest.layers.len()).map_err(unusable)?;
-    if !config.os.is_empty() && config.os != platform.os {
-        return Err(PullError::NoPlatform { platform: platform.clone() });
+        Err(last.unwrap_or(PullError::Cancelled))
     }
-    Ok(Resolved {
-        top,
-        manifest_bytes: (found.digest, found.bytes),
-        index_bytes,
-        config,
-        config_bytes: (manifest.config.clone(), config_bytes),
-        manifest,
-        sessions,
-    })
+
+    async fn config(&self, manifest: &Manifest) -> Result<Vec<u8>, PullError> {
+        if let Some(bytes) = self.store.known_blob(&manifest.config, CONFIG_SIZE_MAX) {
+            return Ok(bytes);
+        }
+        let mut last = None;
+        for place in &self.places {
+            match place.small_blob(&manifest.config, manifest.config_size).await {
+                Ok(bytes) => return Ok(bytes),
+                Err(error) => last = Some(named(error, &place.host(), self.reference)),
+            }
+        }
+        Err(last.unwrap_or(PullError::Cancelled))
+    }
+
+    fn no_platform(&self) -> PullError {
+        PullError::NoPlatform { platform: self.platform.clone() }
+    }
 }
 
 /// An error of a request that was about `reference` itself.

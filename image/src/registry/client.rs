@@ -37,6 +37,8 @@ pub(crate) struct Session {
     origin: Origin,
     repository: String,
     credentials: Option<Credentials>,
+    /// It may say what a tag means.
+    resolves_tags: bool,
 }
 
 /// A manifest or index as received; its bytes have the digest.
@@ -103,21 +105,17 @@ impl Client {
         auth: Option<Credentials>,
     ) -> Vec<Session> {
         let registry = reference.registry();
-        let by_digest = reference.digest().is_some();
-        let mirrors = self
-            .registries
-            .mirrors
-            .iter()
-            .filter(|mirror| mirror.registry == registry && (mirror.resolves_tags || by_digest))
-            .map(|mirror| (mirror.host.as_str(), None));
+        let mirrors = self.registries.mirrors.iter().filter(|mirror| mirror.registry == registry);
         mirrors
-            .chain(std::iter::once((registry, auth)))
-            .filter_map(|(host, auth)| {
+            .map(|mirror| (mirror.host.as_str(), None, mirror.resolves_tags))
+            .chain(std::iter::once((registry, auth, true)))
+            .filter_map(|(host, auth, resolves_tags)| {
                 Some(Session {
                     client: Arc::clone(self),
                     origin: Origin::of_registry(host, &self.registries.insecure)?,
                     repository: reference.repository().to_owned(),
                     credentials: auth.or_else(|| self.registries.credentials.get(host).cloned()),
+                    resolves_tags,
                 })
             })
             .collect()
@@ -148,6 +146,11 @@ impl Session {
     /// The registry's host, for messages.
     pub(crate) fn host(&self) -> String {
         self.origin.to_string()
+    }
+
+    /// Whether this place may say what a tag means.
+    pub(crate) fn resolves_tags(&self) -> bool {
+        self.resolves_tags
     }
 
     pub(super) fn origin(&self) -> &Origin {

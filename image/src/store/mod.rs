@@ -24,6 +24,8 @@ mod images;
 mod layers;
 mod open;
 mod remove;
+#[cfg(test)]
+mod tests;
 mod upkeep;
 
 use std::collections::{BTreeMap, HashMap};

@@ -150,11 +150,6 @@ impl TestRegistry {
         self.calls().iter().filter(|call| call.path.contains(part)).count()
     }
 
-    /// What the registry would say without a script.
-    pub(crate) fn usual(&self, call: &Call) -> Reply {
-        usual(&self.content.lock().unwrap(), call)
-    }
-
     async fn serve(&self, mut stream: impl AsyncRead + AsyncWrite + Unpin) {
         while let Some(call) = read_call(&mut stream).await {
             let reply = {

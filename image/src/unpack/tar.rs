@@ -221,8 +221,8 @@ impl<R: BufRead> Tar<R> {
             if count == 0 {
                 return Err(self.refusal("stream ends within a header"));
             }
-            for (to, from) in rest.iter_mut().zip(buffer) {
-                *to = *from;
+            if let (Some(rest), Some(buffer)) = (rest.get_mut(..count), buffer.get(..count)) {
+                rest.copy_from_slice(buffer);
             }
             self.source.consume(count);
             filled += count;
@@ -362,4 +362,22 @@ fn check_map(size: u64, pieces: &[(u64, u64)], stored: u64) -> Result<(), &'stat
         sum += length;
     }
     if sum == stored { Ok(()) } else { Err("sparse map does not account for the data") }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::{Forge, Head};
+
+    #[test]
+    fn entries_are_counted_with_the_headers_that_say_nothing() {
+        let comment = Forge::new().entry(Head::new(b'g', "g"), b"").bytes;
+        let bytes = Forge::new().raw(&comment).raw(&comment).file("f", "x").finish();
+        let mut tar = Tar::new(&bytes[..]);
+        tar.entries = ENTRIES_MAX - 3;
+        assert!(tar.next().unwrap().is_some());
+        let mut tar = Tar::new(&bytes[..]);
+        tar.entries = ENTRIES_MAX - 2;
+        assert!(matches!(tar.next(), Err(UnpackError::Limit { what: "entries", .. })));
+    }
 }

@@ -17,6 +17,8 @@ use crate::{settings, timeline};
 const EARLY: &str = "/etc/berth/modules";
 /// Loaded while the agent starts.
 const LATE: &str = "/etc/berth/modules.late";
+/// How much the late modules give way on a machine with one processor.
+const LATE_NICE: i32 = 15;
 /// Tells the agent that every module is there.
 const READY: &str = "/run/berth/modules-ready";
 
@@ -40,6 +42,10 @@ pub(crate) fn boot_loader() -> io::Result<BootLoader> {
         loader.coldplug();
         timeline::mark("modules-early");
         drop(working);
+        // From here on the agent's start goes first.
+        if let Err(error) = rustix::process::nice(LATE_NICE) {
+            warn!("late modules load at full speed: {error}, continuing");
+        }
         loader.load_list(Path::new(LATE));
         close_door();
         note!("{} modules loaded", loader.loaded);

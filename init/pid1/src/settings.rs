@@ -29,6 +29,8 @@ const SYSCTLS: &[(&str, &str)] = &[
     ("kernel/dmesg_restrict", "1"),
     ("kernel/unprivileged_bpf_disabled", "1"),
     ("kernel/sysrq", "0"),
+    // Groups by session would undo nice values and know nothing of containers.
+    ("kernel/sched_autogroup_enabled", "0"),
     ("kernel/keys/maxkeys", "20000"),
     ("kernel/keys/maxbytes", "2000000"),
     ("fs/inotify/max_user_instances", "8192"),

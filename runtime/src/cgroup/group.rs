@@ -23,11 +23,21 @@ pub struct Group {
 }
 
 impl Group {
-    /// Makes the group `name` below `parent` (a directory of cgroup2). A group that exists already is taken over.
+    /// Makes the group `name` below `parent` (a directory of cgroup2). One that exists already is replaced, so that
+    /// no limit and no count is left over; while processes live in it, it is taken over.
+    ///
+    /// Replacing matters: kernels since 6.14 kill whatever is born by `CLONE_INTO_CGROUP` into a group that
+    /// [`Group::kill`] was used on (`kill_seq` is taken from the maker's group).
     ///
     /// # Errors
     /// What `mkdir` and `open` say.
     pub fn create(parent: BorrowedFd<'_>, name: &str) -> io::Result<Self> {
+        if let Ok(old) = Self::open(parent, name) {
+            match old.remove() {
+                Err(error) if error.kind() != io::ErrorKind::ResourceBusy => return Err(error),
+                _ => {}
+            }
+        }
         match rustix::fs::mkdirat(parent, name, Mode::from_raw_mode(0o755)) {
             Ok(()) | Err(Errno::EXIST) => {}
             Err(error) => return Err(error.into()),

@@ -54,18 +54,11 @@ pub(crate) fn launch(context: Context<'_>, plan: &Plan, ready: &Ready) -> i32 {
 }
 
 /// Runs a further program in a running container; `cgroup` is the control group namespace to join.
-pub(crate) fn exec(
-    context: Context<'_>,
-    plan: &ExecPlan,
-    filter: &Filter,
-    cgroup: Option<BorrowedFd<'_>>,
-) -> i32 {
+pub(crate) fn exec(context: Context<'_>, plan: &ExecPlan, filter: &Filter, cgroup: BorrowedFd<'_>) -> i32 {
     let result = wait_for_go(context.sync).and_then(|()| {
         begin_session(plan.user_namespace)?;
-        if let Some(namespace) = cgroup {
-            let kind = Some(LinkNameSpaceType::ControlGroup);
-            move_into_link_name_space(namespace, kind).step("namespaces", "cgroup")?;
-        }
+        let kind = Some(LinkNameSpaceType::ControlGroup);
+        move_into_link_name_space(cgroup, kind).step("namespaces", "cgroup")?;
         let root = scratch::open("/")?;
         run(context, &plan.process, filter, root.as_fd(), Role::Exec)
     });

@@ -5,7 +5,7 @@ use std::os::fd::{AsFd, BorrowedFd};
 use rustix::fs::{FileType, OFlags};
 use rustix::io::Errno;
 use rustix::thread::{
-    CapabilitySet, CapabilitySets, Gid, Uid, clear_ambient_capability_set,
+    CapabilitySet, CapabilitySets, Gid, Uid, capabilities, clear_ambient_capability_set,
     remove_capability_from_bounding_set, set_capabilities, set_keep_capabilities, set_thread_groups,
     set_thread_res_gid, set_thread_res_uid,
 };
@@ -69,7 +69,9 @@ pub(super) fn assume(process: &Process, who: &Identity) -> Result<(), Failure> {
     // execve takes all of them from any user but root, for ambient and inheritable sets are empty; taking them
     // now lets the look-up of the program see what the program will see.
     let mine = if who.uid == 0 { process.capabilities } else { 0 };
-    let set = CapabilitySet::from_bits_retain(mine & capability::ALL);
+    // In the host's user namespace the launcher itself may have been given less than all.
+    let available = capabilities(None).step("capabilities", "get")?.permitted;
+    let set = CapabilitySet::from_bits_retain(mine & capability::ALL) & available;
     let sets = CapabilitySets { effective: set, permitted: set, inheritable: CapabilitySet::empty() };
     set_capabilities(None, sets).step("capabilities", "set")?;
     clear_ambient_capability_set().step("capabilities", "ambient")

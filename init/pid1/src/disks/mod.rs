@@ -7,14 +7,17 @@
 
 mod probe;
 mod superblock;
+mod template;
 
 use std::fs::File;
-use std::io::{self, Read};
+use std::io;
 use std::os::fd::AsFd;
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, FileTypeExt};
 
 use probe::{Choice, Device, LABEL, choose, devices, is_zero, read_superblock as superblock_of};
+use rustix::fs::FallocateFlags;
 use rustix::mount::{MountFlags, UnmountFlags, mount, unmount};
+use superblock::Superblock;
 
 use crate::kmsg::{note, warn};
 use crate::{loopdev, settings, timeline};
@@ -150,6 +153,7 @@ fn memory_disk() -> Result<(), StateError> {
     let size = statvfs.f_blocks.saturating_mul(statvfs.f_frsize) >> 20 << 20;
     file.set_len(size).map_err(StateError::Memory)?;
     write_template(&file, "memory")?;
+    timeline::mark("state-made");
     let device = loopdev::attach(&file, false).map_err(StateError::Memory)?;
     mount_at(&device.path)?;
     grow(&device.file, "in memory");
@@ -180,34 +184,53 @@ fn write_template(target: &File, name: &str) -> Result<(), StateError> {
         }
     }
     block.set_identity(uuid, seed);
-    copy_sparse(template, target).map_err(failed)?;
+    timeline::mark("state-blank");
+    clear(target, &template).map_err(failed)?;
+    copy_used(&template, &block, target).map_err(failed)?;
     target.sync_all().map_err(failed)?;
     target.write_all_at(block.as_bytes(), superblock::OFFSET).map_err(failed)?;
     target.sync_all().map_err(failed)
 }
 
-fn copy_sparse(template: File, target: &File) -> io::Result<()> {
+/// Zeros where the template will be: only its ends were looked at, and zeros are not copied.
+fn clear(target: &File, template: &File) -> io::Result<()> {
+    let length = template.metadata()?.len();
+    // A file in memory is new and has no other bytes; a device clears itself or the kernel writes zeros.
+    if target.metadata()?.file_type().is_block_device() {
+        rustix::fs::fallocate(target, FallocateFlags::ZERO_RANGE | FallocateFlags::KEEP_SIZE, 0, length)?;
+    }
+    Ok(())
+}
+
+/// Copies what the template uses, page by page, without zeros. The superblock stays zero: a copy cut short must not
+/// look like a file system.
+fn copy_used(template: &File, block: &Superblock, target: &File) -> io::Result<()> {
+    let length = template.metadata()?.len();
+    if length > TEMPLATE_MAX {
+        return Err(io::ErrorKind::FileTooLarge.into());
+    }
+    let whole = 0..length;
+    let ranges = template::used(template, block).unwrap_or_else(|| vec![whole]);
     let mut chunk = vec![0; CHUNK];
-    let mut offset = 0_u64;
-    let mut template = template.take(TEMPLATE_MAX);
-    loop {
-        let length = template.read(&mut chunk)?;
-        let bytes = chunk.get_mut(..length).unwrap_or_default();
-        if bytes.is_empty() {
-            return Ok(());
-        }
-        if offset == 0 {
-            // A copy cut short must not look like a file system: no superblock yet.
-            let start = usize::try_from(superblock::OFFSET).unwrap_or(usize::MAX);
-            bytes.iter_mut().skip(start).take(superblock::SIZE).for_each(|byte| *byte = 0);
-        }
-        for page in bytes.chunks(4096) {
-            if !is_zero(page) {
-                target.write_all_at(page, offset)?;
+    for range in ranges {
+        let mut offset = range.start;
+        while offset < range.end {
+            let left = usize::try_from(range.end.saturating_sub(offset)).unwrap_or(CHUNK);
+            let bytes = chunk.get_mut(..left.min(CHUNK)).unwrap_or_default();
+            template.read_exact_at(bytes, offset)?;
+            if offset == 0 {
+                let start = usize::try_from(superblock::OFFSET).unwrap_or(usize::MAX);
+                bytes.iter_mut().skip(start).take(superblock::SIZE).for_each(|byte| *byte = 0);
             }
-            offset = offset.saturating_add(page.len() as u64);
+            for page in bytes.chunks(4096) {
+                if !is_zero(page) {
+                    target.write_all_at(page, offset)?;
+                }
+                offset = offset.saturating_add(page.len() as u64);
+            }
         }
     }
+    Ok(())
 }
 
 /// Lets the kernel grow the mounted file system to its device.

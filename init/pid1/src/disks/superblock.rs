@@ -21,16 +21,29 @@ const STATE_ERRORS: u16 = 2;
 mod at {
     pub(super) const BLOCKS_LOW: usize = 0x04;
     pub(super) const LOG_BLOCK_SIZE: usize = 0x18;
+    pub(super) const BLOCKS_PER_GROUP: usize = 0x20;
     pub(super) const MAGIC: usize = 0x38;
     pub(super) const STATE: usize = 0x3A;
+    pub(super) const INODE_SIZE: usize = 0x58;
     pub(super) const INCOMPAT: usize = 0x60;
     pub(super) const RO_COMPAT: usize = 0x64;
     pub(super) const UUID: usize = 0x68;
     pub(super) const LABEL: usize = 0x78;
     pub(super) const HASH_SEED: usize = 0xEC;
+    pub(super) const DESCRIPTOR_SIZE: usize = 0xFE;
     pub(super) const BLOCKS_HIGH: usize = 0x150;
     pub(super) const CHECKSUM_SEED: usize = 0x270;
     pub(super) const CHECKSUM: usize = 0x3FC;
+}
+
+/// What is needed to find metadata.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Layout {
+    /// Unit: bytes.
+    pub(crate) descriptor_size: usize,
+    pub(crate) blocks_per_group: u64,
+    /// Unit: bytes.
+    pub(crate) inode_size: u64,
 }
 
 /// A superblock with the right magic and, where it has one, the right checksum.
@@ -76,6 +89,16 @@ impl Superblock {
             log @ 0..=6 => 1024_u64.checked_shl(log),
             _ => None,
         }
+    }
+
+    /// Where its metadata lie; `None` for sizes ext4 does not have.
+    pub(crate) fn layout(&self) -> Option<Layout> {
+        let is_wide = self.u32(at::INCOMPAT) & INCOMPAT_64BIT != 0;
+        let descriptor_size = if is_wide { usize::from(self.u16(at::DESCRIPTOR_SIZE)) } else { 32 };
+        let blocks_per_group = u64::from(self.u32(at::BLOCKS_PER_GROUP));
+        let inode_size = u64::from(self.u16(at::INODE_SIZE));
+        let sound = matches!(descriptor_size, 32 | 64) && blocks_per_group > 0 && inode_size >= 128;
+        sound.then_some(Layout { descriptor_size, blocks_per_group, inode_size })
     }
 
     /// How many blocks the file system has.
