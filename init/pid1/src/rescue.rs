@@ -1,7 +1,8 @@
 //! What keeps PID 1 going when its own code fails: a panic becomes a fresh start of the event loop.
 //!
 //! Containers run on; the ledger and the stored descriptors are lost, the agent and the launcher are started anew.
-//! After [`RESTARTS_MAX`] such starts init only reaps, which keeps the containers alive until somebody reboots.
+//! After [`RESTARTS_MAX`] such starts init only reaps: containers stay alive until somebody reboots, or the watchdog,
+//! which nobody feeds then, resets the machine.
 
 use std::ffi::CStr;
 use std::io;

@@ -66,7 +66,11 @@ pub(crate) fn mount_state() {
         Choice::Mount(device) => existing(device),
         Choice::Make(device) => first_boot(device),
         Choice::Nothing => {
-            note!("no state disk: nothing will be kept over a reboot");
+            let others: Vec<&str> = devices.iter().map(|device| device.name.as_str()).collect();
+            match others.join(", ").as_str() {
+                "" => note!("no state disk: nothing will be kept over a reboot"),
+                names => note!("no state disk ({names}: other data, untouched): nothing will be kept"),
+            }
             Err(None)
         }
         Choice::Unclear(count) => {
