@@ -14,7 +14,7 @@ use std::io;
 use std::os::fd::AsFd;
 use std::os::unix::fs::{FileExt, FileTypeExt};
 
-use probe::{Choice, Device, LABEL, choose, devices, is_zero, read_superblock as superblock_of};
+use probe::{Choice, Device, LABEL, MAKING, choose, devices, is_zero, read_superblock as superblock_of};
 use rustix::fs::FallocateFlags;
 use rustix::mount::{MountFlags, UnmountFlags, mount, unmount};
 use superblock::Superblock;
@@ -102,7 +102,8 @@ fn existing(device: &Device) -> Result<(), Option<StateError>> {
     Ok(())
 }
 
-/// A blank disk: the copy counts only when complete, because the superblock is written last.
+/// A blank disk: the copy counts only when complete, because the superblock is written last. A copy cut short is
+/// begun again at the next boot.
 fn first_boot(device: &Device) -> Result<(), Option<StateError>> {
     let path = format!("/dev/{}", device.name);
     let file = File::options()
@@ -190,10 +191,14 @@ fn write_template(target: &File, name: &str) -> Result<(), StateError> {
     block.set_identity(uuid, seed);
     timeline::mark("state-blank");
     clear(target, &template).map_err(failed)?;
+    target.write_all_at(MAKING, 0).map_err(failed)?;
+    target.sync_all().map_err(failed)?;
     copy_used(&template, &block, target).map_err(failed)?;
     target.sync_all().map_err(failed)?;
     target.write_all_at(block.as_bytes(), superblock::OFFSET).map_err(failed)?;
-    target.sync_all().map_err(failed)
+    target.sync_all().map_err(failed)?;
+    // From here on the superblock tells what this is; a mark that stays does no harm.
+    target.write_all_at(&[0; MAKING.len()], 0).map_err(failed)
 }
 
 /// Zeros where the template will be: only its ends were looked at, and zeros are not copied.
