@@ -94,10 +94,17 @@ pub(crate) fn mount_state() {
 fn existing(device: &Device) -> Result<(), Option<StateError>> {
     let path = format!("/dev/{}", device.name);
     let file = File::open(&path).map_err(|error| StateError::Open(path.clone(), error))?;
-    let clean = superblock_of(&file).ok().flatten().is_some_and(|block| block.is_clean());
+    let before = superblock_of(&file).ok().flatten();
     mount_at(&path)?;
+    let clean = before.as_ref().is_some_and(Superblock::is_clean);
     let how = if clean { "clean" } else { "after its journal was replayed" };
     note!("state disk {} mounted, {how}", device.name);
+    if before.is_some_and(|block| block.has_errors()) {
+        warn!(
+            "state disk {} has recorded errors: save its data and have it checked, continuing",
+            device.name
+        );
+    }
     grow(&file, &device.name);
     Ok(())
 }
