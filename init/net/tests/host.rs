@@ -3,7 +3,7 @@
 mod lab;
 
 use std::collections::VecDeque;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV6, UdpSocket};
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::mpsc;
 use std::thread;
@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use berth_net::bridge::{self, BridgeConfig};
 use berth_net::host::{self, Config, Event, InterfaceConfig, Match, Source, Status};
+use berth_net::netlink::Route;
 use berth_net::veth::{Port, attach, detach};
 use berth_net::{Mac, sysctl};
 use dhcproto::v4::{DhcpOption, Message, MessageType, Opcode, OptionCode};
@@ -18,6 +19,7 @@ use dhcproto::{Decodable, Decoder, Encodable};
 use lab::{here, ip, namespace, net, on_machine, within};
 use nix::sched::{CloneFlags, setns};
 use nix::sys::socket::{setsockopt, sockopt};
+use rustix::net::{AddressFamily, SendFlags, SocketFlags, SocketType, ipproto, sendto, socket_with};
 use tokio::sync::watch;
 
 /// Longest wait for something that shall happen.
@@ -307,4 +309,52 @@ fn fixed_addresses_are_set_and_taken_back() {
             assert_eq!(reached.interfaces[0].gateways, Vec::<IpAddr>::new());
         });
     });
+}
+
+#[test]
+fn routers_bring_addresses_a_gateway_and_name_servers() {
+    on_machine(|| {
+        let lan = Lan::new();
+        lan.plug("up0");
+        sysctl::write("net/ipv6/conf/up0/disable_ipv6", "0").unwrap();
+        sysctl::write("net/ipv6/conf/all/forwarding", "1").unwrap();
+        let state = tempfile::tempdir().unwrap();
+        run(async {
+            let mut wanted = config();
+            wanted.interfaces[0].dhcp4 = false;
+            let handle = host::start(wanted, state.path()).unwrap();
+            // The last word is how long the name server is good for.
+            let advertise = |lifetime: u32| within(&lan.netns, || advertise(lifetime));
+            advertise(600);
+            let mut status = handle.status();
+            let reached = reach(&mut status, |s| s.is_online() && !s.dns.is_empty()).await;
+            let up0 = &reached.interfaces[0];
+            assert_eq!(up0.addresses, [(net("2001:db8::ff:fe00:7/64"), Source::Router)]);
+            assert!(matches!(up0.gateways[..], [IpAddr::V6(gateway)] if gateway.is_unicast_link_local()));
+            assert_eq!(reached.dns, [ip("2001:db8::53")]);
+            assert_eq!(
+                handle.upstreams().borrow().servers,
+                ["[2001:db8::53]:53".parse::<SocketAddr>().unwrap()]
+            );
+            advertise(0);
+            reach(&mut status, |s| s.dns.is_empty()).await;
+        });
+    });
+}
+
+/// Sends a router advertisement from lan0 with prefix 2001:db8::/64 and name server 2001:db8::53.
+fn advertise(server_lifetime_s: u32) {
+    let family = AddressFamily::INET6;
+    let socket = socket_with(family, SocketType::RAW, SocketFlags::CLOEXEC, Some(ipproto::ICMPV6)).unwrap();
+    rustix::net::sockopt::set_ipv6_multicast_hops(&socket, 255).unwrap();
+    let address = |text: &str| text.parse::<Ipv6Addr>().unwrap().octets();
+    let mut message = vec![134, 0, 0, 0, 64, 0, 7, 8, 0, 0, 0, 0, 0, 0, 0, 0];
+    message.extend([3, 4, 64, 0xc0, 0, 1, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0]);
+    message.extend(address("2001:db8::"));
+    message.extend([25, 3, 0, 0]);
+    message.extend(server_lifetime_s.to_be_bytes());
+    message.extend(address("2001:db8::53"));
+    let index = Route::open().unwrap().find("lan0").unwrap().unwrap().index;
+    let everybody = SocketAddrV6::new(Ipv6Addr::from(address("ff02::1")), 0, 0, index);
+    sendto(socket.as_fd(), &message, SendFlags::empty(), &everybody).unwrap();
 }
