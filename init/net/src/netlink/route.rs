@@ -129,7 +129,9 @@ impl Route {
 
 fn address(message: &Message) -> Option<(u32, IpNet)> {
     let address = AddressMessage::parse(&message.body).ok()?;
-    if message.kind != NEW_ADDRESS || address.header.scope != AddressScope::Universe {
+    // Site-local IPv6 addresses are deprecated but still handed out (by QEMU's user network, for one).
+    let far = matches!(address.header.scope, AddressScope::Universe | AddressScope::Site);
+    if message.kind != NEW_ADDRESS || !far {
         return None;
     }
     let ip = |wanted_local: bool| {
