@@ -3,13 +3,15 @@
 //! Needs root, a static busybox and an empty directory on a file system that can shift owners (ext4).
 //! `try_launch BUSYBOX DIRECTORY CGROUP2_DIRECTORY [CASE]`
 
+#![allow(clippy::assigning_clones, reason = "a check is read, not timed")]
+
 use std::io::Read;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
-use berth_runtime::cgroup::Group;
+use berth_runtime::cgroup::{Group, devices};
 use berth_runtime::client::{LaunchError, Launcher, Slot, Started};
 use berth_runtime::launcher::{Host, serve};
 use berth_runtime::plan::{
@@ -269,6 +271,9 @@ impl Drop for Ending {
     }
 }
 
+/// A group of checks.
+type Checks = fn(&mut Bench);
+
 fn main() {
     let args: Vec<String> = std::env::args().collect();
     let [_, busybox, dir, cgroups, rest @ ..] = args.as_slice() else { panic!("see the first lines") };
@@ -279,18 +284,19 @@ fn main() {
     let cgroups = open_dir(Path::new(cgroups));
     let mut bench = Bench { dir, cgroups, launcher, runs: 0, failed: 0 };
     let only = rest.first().map(String::as_str);
-    let groups: [(&str, fn(&mut Bench)); 8] = [
+    let groups: &[(&str, Checks)] = &[
         ("view", view),
         ("security", security),
         ("users", users),
         ("failures", failures),
+        ("devices", device_rules),
         ("mounts", mounts),
         ("terminal", terminal),
         ("exec", exec),
         ("speed", speed),
     ];
     for (name, run) in groups {
-        if only.is_none_or(|only| only == name) {
+        if only.is_none_or(|only| only == *name) {
             println!("-- {name}");
             run(&mut bench);
         }
@@ -492,6 +498,33 @@ fn failures(bench: &mut Bench) {
     let case = bench.sh("echo fine");
     let got = bench.run(case);
     bench.check("the launcher goes on", &got, "fine");
+}
+
+fn device_rules(bench: &mut Bench) {
+    for (rules, expected) in [
+        (&devices::DEFAULT[..], "block refused\n4"),
+        (&[devices::ALL][..], "block opened\n4"),
+        (&[][..], "block refused\n0"),
+    ] {
+        let mut case = bench.sh(
+            "cd /tmp; mknod b b 254 0 2>&-; (exec 3< b) 2>&- && echo block opened || echo block refused; \
+             head -c 4 /dev/zero 2>&- | wc -c",
+        );
+        case.plan.namespaces.user = UserNamespace::Host;
+        case.plan.namespaces.net = Namespace::New;
+        case.plan.process.capabilities = capability::DEFAULT | 1 << 27;
+        case.plan.mounts.push(Mount {
+            target: "/tmp".to_owned(),
+            source: MountSource::Fs { kind: "tmpfs".to_owned(), options: Vec::new() },
+            readonly: false,
+            nosuid: true,
+            nodev: false,
+            noexec: false,
+        });
+        devices::restrict(case.group.dir(), rules).unwrap();
+        let got = bench.run(case);
+        bench.check("device rules", &got, expected);
+    }
 }
 
 fn mounts(bench: &mut Bench) {

@@ -106,7 +106,7 @@ impl Starter {
         };
         let mut sources = sources::detach(plan, fds, &self.namespaces)?;
         let root = overlay::assemble(&mut sources, host_root)?;
-        give_pipes(&plan.process.stdio, fds, host_root)?;
+        give_pipes(plan.process.stdio, fds, host_root)?;
         let ready = Ready { root, sources, filter };
         let single = self.single;
         let deadline = setup_deadline(plan);
@@ -124,7 +124,7 @@ impl Starter {
     fn exec(&mut self, plan: &ExecPlan, fds: Fds<'_>, host: &mut dyn Host) -> Result<Starting, Failure> {
         let filter = self.filter(&plan.process)?;
         let target = target::inspect(fds.get(plan.target)?).step("container", "not running")?;
-        give_pipes(&plan.process.stdio, fds, target.host_root)?;
+        give_pipes(plan.process.stdio, fds, target.host_root)?;
         let single = self.single;
         clone_through(
             |sync| {
@@ -162,7 +162,7 @@ fn setup_deadline(plan: &Plan) -> Duration {
 
 /// Pipes are made by the host's root, whom the container's root is not; from here on they are the container's, which
 /// can hand them on to its user.
-fn give_pipes(stdio: &Stdio, fds: Fds<'_>, host_root: u32) -> Result<(), Failure> {
+fn give_pipes(stdio: Stdio, fds: Fds<'_>, host_root: u32) -> Result<(), Failure> {
     if host_root != 0 {
         for fd in sources::streams(stdio, fds)?.into_iter().flatten() {
             give_pipe(fd, host_root, host_root);

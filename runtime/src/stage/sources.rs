@@ -195,11 +195,9 @@ pub(crate) fn flags_of(mount: &Mount) -> u64 {
 }
 
 /// The three standard streams of a plan, or none for a terminal.
-pub(crate) fn streams<'a>(stdio: &Stdio, fds: Fds<'a>) -> Result<Option<[BorrowedFd<'a>; 3]>, Failure> {
+pub(crate) fn streams(stdio: Stdio, fds: Fds<'_>) -> Result<Option<[BorrowedFd<'_>; 3]>, Failure> {
     match stdio {
-        Stdio::Fds([input, output, error]) => {
-            Ok(Some([fds.get(*input)?, fds.get(*output)?, fds.get(*error)?]))
-        }
+        Stdio::Fds([input, output, error]) => Ok(Some([fds.get(input)?, fds.get(output)?, fds.get(error)?])),
         Stdio::Terminal { .. } => Ok(None),
     }
 }
