@@ -289,6 +289,7 @@ fn main() {
         ("security", security),
         ("users", users),
         ("failures", failures),
+        ("hostile", hostile),
         ("devices", device_rules),
         ("mounts", mounts),
         ("terminal", terminal),
@@ -451,20 +452,16 @@ fn users(bench: &mut Bench) {
         &got,
         "0000000000000000 0000000000000000 0000000000000000 00000000000405fb 0000000000000000",
     );
-    for (user, text) in [
-        ("nobody", "unable to find user nobody: no matching entries in passwd file"),
-        ("0day", "unable to find user 0day: no matching entries in passwd file"),
-        ("app:nope", "unable to find group nope: no matching entries in group file"),
-    ] {
+    for (user, text) in [("nobody", "user|nobody"), ("0day", "user|0day"), ("app:nope", "group|nope")] {
         let mut case = bench.sh("true");
         case.plan.process.user = user.to_owned();
         let got = bench.run(case);
-        bench.check(user, &got, &format!("failed: user|{text}"));
+        bench.check(user, &got, &format!("failed: {text}"));
     }
     let mut case = bench.sh("true");
     case.plan.process.user = "70000".to_owned();
     let got = bench.run(case);
-    bench.check("an id outside the range", &got, "failed: user|uid 70000");
+    bench.check("an id outside the range", &got, "failed: identity|uid 70000");
 }
 
 fn failures(bench: &mut Bench) {
@@ -498,6 +495,48 @@ fn failures(bench: &mut Bench) {
     let case = bench.sh("echo fine");
     let got = bench.run(case);
     bench.check("the launcher goes on", &got, "fine");
+}
+
+/// Images that lie about what they are: each start works inside the container or fails by name, and the host is
+/// untouched.
+fn hostile(bench: &mut Bench) {
+    let upper = bench.dir.join("layer1");
+    let canary = bench.dir.join("canary");
+    std::fs::create_dir_all(&canary).unwrap();
+    let out = format!("/../../../../../../../..{}", canary.display());
+    for dir in ["proc", "dev", "sys", "etc", "data"] {
+        for link in [out.as_str(), "/nowhere", "loop", "/tmp", "."] {
+            let place = upper.join(dir);
+            let target = if link == "loop" { dir } else { link };
+            symlink(target, &place).unwrap();
+            let mut case = bench.sh("true");
+            let volume = bench.dir.join("volume2");
+            std::fs::create_dir_all(&volume).unwrap();
+            case.bind(&volume, "/data", true);
+            let got = bench.run(case);
+            let fine = match &got {
+                Ok((code, _)) => *code == 0,
+                Err(failure) => ["mount|", "device|", "volume|"].iter().any(|step| failure.starts_with(step)),
+            };
+            if !fine {
+                println!("      {dir} -> {link}: {got:?}");
+            }
+            bench.check(&format!("{dir} -> {link}"), &Ok((i32::from(!fine), String::new())), "");
+            std::fs::remove_file(&place).unwrap();
+        }
+    }
+    let left = std::fs::read_dir(&canary).unwrap().count();
+    bench.check("nothing was made outside", &Ok((0, left.to_string())), "0");
+    let lower = bench.dir.join("layer0/etc/passwd");
+    let passwd = std::fs::read(&lower).unwrap();
+    std::fs::write(&lower, vec![b'x'; 2 << 20]).unwrap();
+    bench.script("a huge passwd", "true", "failed: identity|/etc/passwd");
+    std::fs::remove_file(&lower).unwrap();
+    rustix::fs::mknodat(rustix::fs::CWD, &lower, rustix::fs::FileType::Fifo, Mode::from_raw_mode(0o666), 0)
+        .unwrap();
+    bench.script("a pipe as passwd", "echo $HOME", "/");
+    std::fs::remove_file(&lower).unwrap();
+    std::fs::write(&lower, passwd).unwrap();
 }
 
 fn device_rules(bench: &mut Bench) {

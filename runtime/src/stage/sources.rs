@@ -180,7 +180,16 @@ fn set_bind_attributes(
         idmap: if idmap { user } else { None },
         recursive,
     };
-    attributes::set_attributes(tree, &change).step("mount", &mount.target)
+    let unshifted = Change { idmap: None, ..change };
+    match attributes::set_attributes(tree, &change) {
+        // The file system cannot shift owners (tmpfs before Linux 6.3, procfs, network file systems). Shown as it is,
+        // its files belong to nobody inside, and the container has what everybody has.
+        Err(error) if change.idmap.is_some() && error.raw_os_error() == Some(libc::EINVAL) => {
+            attributes::set_attributes(tree, &unshifted)
+        }
+        result => result,
+    }
+    .step("mount", &mount.target)
 }
 
 /// The `MOUNT_ATTR_*` bits of a mount.
