@@ -4,11 +4,13 @@
 //! close-on-exec.
 
 pub mod bpf;
+pub mod clock;
 pub mod clone;
 pub mod devices;
 pub mod inherited;
 pub mod mount;
 pub mod namespace;
+pub mod packet;
 pub mod process;
 pub mod seccomp;
 pub mod signals;

@@ -1,0 +1,6 @@
+//! One file per verb of `cargo berth`.
+
+pub(crate) mod bench;
+pub(crate) mod image;
+pub(crate) mod test;
+pub(crate) mod up;
