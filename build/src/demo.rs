@@ -42,6 +42,8 @@ pub(crate) fn image(paths: &Paths, step: &Step) -> Result<Image> {
         .layer(page)?
         .set("Env", json!(["PATH=/bin"]))
         .set("Cmd", json!(["httpd", "-f", "-p", "80", "-h", "/www"]))
+        // As first process it would ignore SIGTERM, having no handler for it; it has nothing to lose.
+        .set("StopSignal", json!("SIGKILL"))
         .set("ExposedPorts", json!({ "80/tcp": {} }))
         .build()
 }
