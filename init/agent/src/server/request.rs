@@ -1,6 +1,7 @@
 //! Requests: the parts handlers read, with limits on everything and the reference engine's words for what is wrong.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use http_body_util::{BodyExt, Limited};
@@ -19,6 +20,47 @@ use super::query::Query;
 /// Longest JSON body read, bytes: environments and labels of hundreds of kilobytes are seen in the field.
 pub(crate) const MAX_JSON_BYTES: usize = 4 * 1024 * 1024;
 
+/// Longest body read before a handler asks for it, bytes. A body that nobody reads costs the client its connection,
+/// and most errors are found before the body is looked at.
+const EAGER_BYTES: u64 = 64 * 1024;
+
+/// A client has this long to send a body that short.
+const EAGER_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// The body of a request.
+pub(crate) enum Body {
+    /// Short, and here.
+    Whole(Bytes),
+    /// Still coming.
+    Coming(Incoming),
+}
+
+impl Body {
+    /// The body, read already where it is short.
+    pub(crate) async fn take(body: Incoming) -> Result<Self, ApiError> {
+        use hyper::body::Body as _;
+        if body.size_hint().upper().is_none_or(|length| length > EAGER_BYTES) {
+            return Ok(Self::Coming(body));
+        }
+        match tokio::time::timeout(EAGER_TIMEOUT, body.collect()).await {
+            Ok(Ok(whole)) => Ok(Self::Whole(whole.to_bytes())),
+            Ok(Err(error)) => Err(unreadable(&error)),
+            Err(_) => {
+                Err(ApiError::new(StatusCode::REQUEST_TIMEOUT, "the request body did not come in time"))
+            }
+        }
+    }
+
+    /// Whether it was read.
+    pub(crate) fn is_whole(&self) -> bool {
+        matches!(self, Self::Whole(_))
+    }
+}
+
+fn unreadable(error: &dyn std::error::Error) -> ApiError {
+    ApiError::invalid(format!("cannot read the request body: {error}"))
+}
+
 /// A request on its way to a handler.
 pub(crate) struct Request {
     pub(crate) api: Arc<Api>,
@@ -26,7 +68,7 @@ pub(crate) struct Request {
     pub(crate) version: Version,
     pub(crate) query: Query,
     pub(crate) headers: HeaderMap,
-    pub(crate) body: Incoming,
+    pub(crate) body: Body,
     /// Set when the client asked to take over the connection in the way of HTTP.
     pub(crate) upgrade: Option<hyper::upgrade::OnUpgrade>,
 }
@@ -69,13 +111,21 @@ impl Request {
 
     /// The body, up to `limit` bytes.
     pub(crate) async fn bytes(&mut self, limit: usize) -> Result<Bytes, ApiError> {
-        match Limited::new(&mut self.body, limit).collect().await {
-            Ok(whole) => Ok(whole.to_bytes()),
-            Err(error) if error.is::<http_body_util::LengthLimitError>() => Err(ApiError::new(
+        let too_long = || {
+            ApiError::new(
                 StatusCode::PAYLOAD_TOO_LARGE,
                 format!("the request body is longer than {limit} bytes"),
-            )),
-            Err(error) => Err(ApiError::invalid(format!("cannot read the request body: {error}"))),
+            )
+        };
+        let body = match &mut self.body {
+            Body::Whole(bytes) if bytes.len() > limit => return Err(too_long()),
+            Body::Whole(bytes) => return Ok(std::mem::take(bytes)),
+            Body::Coming(body) => body,
+        };
+        match Limited::new(body, limit).collect().await {
+            Ok(whole) => Ok(whole.to_bytes()),
+            Err(error) if error.is::<http_body_util::LengthLimitError>() => Err(too_long()),
+            Err(error) => Err(unreadable(&*error)),
         }
     }
 

@@ -72,12 +72,22 @@ where
 pub(crate) struct Pieces<T, F> {
     receiver: mpsc::Receiver<T>,
     encode: F,
+    settled: Settled,
 }
+
+/// What a body waits for after its last piece, once.
+type Settled = Option<Pin<Box<dyn Future<Output = ()> + Send>>>;
 
 impl<T, F: FnMut(T) -> Bytes> Pieces<T, F> {
     /// A body of what `receiver` gives, as bytes by `encode`.
     pub(crate) fn new(receiver: mpsc::Receiver<T>, encode: F) -> Self {
-        Self { receiver, encode }
+        Self { receiver, encode, settled: None }
+    }
+
+    /// The same, ending only when `settled` is done.
+    pub(crate) fn then(mut self, settled: impl Future<Output = ()> + Send + 'static) -> Self {
+        self.settled = Some(Box::pin(settled));
+        self
     }
 }
 
@@ -89,8 +99,14 @@ impl<T: Send, F: FnMut(T) -> Bytes + Unpin> hyper::body::Body for Pieces<T, F> {
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
-        let piece = std::task::ready!(self.receiver.poll_recv(context));
-        Poll::Ready(piece.map(|piece| Ok(Frame::data((self.encode)(piece)))))
+        if let Some(piece) = std::task::ready!(self.receiver.poll_recv(context)) {
+            return Poll::Ready(Some(Ok(Frame::data((self.encode)(piece)))));
+        }
+        if let Some(settled) = &mut self.settled {
+            std::task::ready!(settled.as_mut().poll(context));
+            self.settled = None;
+        }
+        Poll::Ready(None)
     }
 }
 

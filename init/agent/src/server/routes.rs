@@ -6,11 +6,12 @@ use std::sync::Arc;
 
 use berth_api::version::{API_VERSION, MIN_API_VERSION, Version};
 use hyper::body::Incoming;
+use hyper::header::{CONNECTION, HeaderValue};
 use hyper::{Method, Response};
 
 use super::errors::ApiError;
 use super::query::{Query, percent_decode};
-use super::request::Request;
+use super::request::{self, Request};
 use super::respond::{self, Body};
 use super::{Api, containers, events, exec, host, images, networks, pull, system, volumes};
 
@@ -24,15 +25,25 @@ pub(crate) async fn answer(api: Arc<Api>, mut raw: hyper::Request<Incoming>) -> 
     let query = Query::parse(raw.uri().query().unwrap_or_default());
     let upgrade = raw.headers().contains_key(hyper::header::UPGRADE).then(|| hyper::upgrade::on(&mut raw));
     let (parts, body) = raw.into_parts();
-    let mut answer = match split_version(&path) {
-        Err(error) => error.into_response(),
-        Ok((version, path)) => {
+    let body = request::Body::take(body).await;
+    let whole = body.as_ref().is_ok_and(request::Body::is_whole);
+    let outcome = match (split_version(&path), body) {
+        (Err(error), _) | (_, Err(error)) => Err(error),
+        (Ok((version, path)), Ok(body)) => {
             let method = if head { Method::GET } else { parts.method.clone() };
             let request = Request { api, method, version, query, headers: parts.headers, body, upgrade };
             let segments: Vec<&str> = path.split('/').filter(|segment| !segment.is_empty()).collect();
-            dispatch(request, &segments, head).await.unwrap_or_else(ApiError::into_response)
+            dispatch(request, &segments).await
         }
     };
+    let mut answer = outcome.unwrap_or_else(|error| {
+        let mut answer = error.into_response();
+        if !whole {
+            // What is left of the body stands in the way of the next request.
+            answer.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+        }
+        answer
+    });
     respond::stamp(&mut answer);
     answer
 }
@@ -59,9 +70,14 @@ fn split_version(path: &str) -> Result<(Version, &str), ApiError> {
     Ok((version, rest))
 }
 
-async fn dispatch(request: Request, segments: &[&str], head: bool) -> Answer {
+/// The answer to a known route that has nothing behind it.
+fn not_offered(what: &str) -> ApiError {
+    ApiError::unsupported(format!("{what} is not offered"))
+}
+
+async fn dispatch(request: Request, segments: &[&str]) -> Answer {
     match segments {
-        ["containers", rest @ ..] => container_routes(request, rest, head).await,
+        ["containers", rest @ ..] => container_routes(request, rest).await,
         ["images", rest @ ..] => image_routes(request, rest).await,
         ["exec", id, action] => exec_routes(request, id, action).await,
         ["networks", rest @ ..] => network_routes(request, rest).await,
@@ -80,6 +96,12 @@ async fn system_routes(request: Request, segments: &[&str]) -> Answer {
         ("GET", ["system", "df"]) => system::disk_usage(request).await,
         ("POST", ["auth"]) => system::auth(request).await,
         ("GET", ["plugins"]) => Ok(respond::ok(&[(); 0])),
+        ("POST", ["build", "prune"]) => Ok(system::build_prune()),
+        ("POST", ["build"]) => Err(not_offered("building images")),
+        ("POST", ["commit"]) => Err(not_offered("making an image of a container")),
+        ("GET", ["distribution", ..]) => {
+            Err(not_offered("looking at images of a registry without pulling them"))
+        }
         ("POST", ["session" | "grpc"]) => Err(ApiError::not_found(
             "BuildKit sessions are not offered; set DOCKER_BUILDKIT=0 or use a docker-container builder",
         )),
@@ -93,12 +115,22 @@ async fn system_routes(request: Request, segments: &[&str]) -> Answer {
     }
 }
 
-async fn container_routes(request: Request, segments: &[&str], _head: bool) -> Answer {
+async fn container_routes(request: Request, segments: &[&str]) -> Answer {
     match (request.method.as_str(), segments) {
         ("GET", ["json"]) => containers::list::list(request).await,
         ("POST", ["create"]) => containers::create::create(request).await,
         ("POST", ["prune"]) => containers::lifecycle::prune(request).await,
         ("DELETE", [id]) => containers::lifecycle::remove(request, id).await,
+        (_, [id, "archive"]) => containers::lifecycle::not_offered(request, id, "copying files").await,
+        ("GET", [id, "export"]) => {
+            containers::lifecycle::not_offered(request, id, "exporting a container").await
+        }
+        ("GET", [id, "changes"]) => {
+            containers::lifecycle::not_offered(request, id, "listing changed files").await
+        }
+        ("GET", [id, "attach", "ws"]) => {
+            containers::lifecycle::not_offered(request, id, "attaching by websocket").await
+        }
         ("GET", [id, action]) => match *action {
             "json" => containers::inspect::inspect(request, id).await,
             "logs" => containers::logs::logs(request, id).await,
@@ -132,13 +164,13 @@ async fn image_routes(request: Request, segments: &[&str]) -> Answer {
         ("POST", ["create"]) => pull::create(request).await,
         ("POST", ["prune"]) => images::prune(request).await,
         ("POST", ["load"]) | ("GET", ["get"] | [.., "get"]) => {
-            Err(ApiError::unsupported("saving and loading images as archives is not offered"))
+            Err(not_offered("saving and loading images as archives"))
         }
-        ("GET", ["search"]) => Err(ApiError::unsupported("searching a registry is not offered")),
+        ("GET", ["search"]) => Err(not_offered("searching a registry")),
         ("GET", [name @ .., "json"]) => images::inspect(&request, &name.join("/")),
         ("GET", [name @ .., "history"]) => images::history(&request, &name.join("/")),
         ("POST", [name @ .., "tag"]) => images::tag(&request, &name.join("/")),
-        ("POST", [_, .., "push"]) => Err(ApiError::unsupported("pushing images is not offered")),
+        ("POST", [_, .., "push"]) => Err(not_offered("pushing images")),
         ("DELETE", name @ [_, ..]) => {
             let name = name.join("/");
             images::remove(request, &name).await

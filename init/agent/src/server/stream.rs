@@ -43,8 +43,14 @@ pub(crate) fn frame(stream: Stream, bytes: &[u8]) -> Bytes {
     frame.freeze()
 }
 
-/// Hands the connection over to `attachment`. `detach_keys` end the attachment when typed at a terminal.
-pub(crate) fn hijack(request: &mut Request, attachment: Attachment, detach_keys: Vec<u8>) -> Response<Body> {
+/// Hands the connection over to `attachment`. `detach_keys` end the attachment when typed at a terminal. After the end
+/// of output `settled` is awaited before the connection is closed.
+pub(crate) fn hijack(
+    request: &mut Request,
+    attachment: Attachment,
+    detach_keys: Vec<u8>,
+    settled: impl Future<Output = ()> + Send + 'static,
+) -> Response<Body> {
     let content_type = content_type(request, attachment.tty);
     let Some(upgrade) = request.upgrade.take() else {
         return output_only(content_type, attachment);
@@ -53,7 +59,7 @@ pub(crate) fn hijack(request: &mut Request, attachment: Attachment, detach_keys:
         // A client that went away before the handover is no news: dropping the attachment detaches it.
         if let Ok(upgraded) = upgrade.await {
             let (reader, writer) = tokio::io::split(TokioIo::new(upgraded));
-            pump(reader, writer, attachment, &detach_keys).await;
+            pump(reader, writer, attachment, &detach_keys, settled).await;
         }
     });
     let mut answer = Response::new(Empty::new().boxed_unsync());
@@ -78,8 +84,13 @@ fn encode(tty: bool, chunk: Chunk) -> Bytes {
 }
 
 /// Copies both ways until output ends, the client is gone, or the detach keys are typed.
-async fn pump<R, W>(reader: R, mut writer: W, attachment: Attachment, detach_keys: &[u8])
-where
+async fn pump<R, W>(
+    reader: R,
+    mut writer: W,
+    attachment: Attachment,
+    detach_keys: &[u8],
+    settled: impl Future<Output = ()>,
+) where
     R: AsyncRead + Unpin,
     W: AsyncWrite + Unpin,
 {
@@ -92,6 +103,7 @@ where
                 writer.flush().await?;
             }
         }
+        settled.await;
         writer.shutdown().await
     };
     let keys = if tty { detach_keys } else { &[] };

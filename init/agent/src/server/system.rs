@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 
 use berth_api::docker::images::AuthConfig;
 use berth_api::docker::system::{
-    Component, DiskUsage, FirewallBackend, IndexConfig, Info, Platform, Plugins, RegistryConfig, Runtime,
-    Swarm, VersionAnswer,
+    BuildPruneAnswer, Component, DiskUsage, FirewallBackend, IndexConfig, Info, Platform, Plugins,
+    RegistryConfig, Runtime, Swarm, VersionAnswer,
 };
 use berth_api::version::{API_VERSION, MIN_API_VERSION};
 use hyper::header::{CACHE_CONTROL, HeaderName, HeaderValue, PRAGMA};
@@ -187,6 +187,11 @@ pub(crate) async fn auth(mut request: Request) -> Answer {
     Err(ApiError::unsupported(format!(
         "credentials for {server} are not checked here: they are sent along with each pull and checked by the registry"
     )))
+}
+
+/// Nothing is built, so there is no cache to prune.
+pub(crate) fn build_prune() -> Response<Body> {
+    respond::ok(&BuildPruneAnswer::default())
 }
 
 /// The answer to everything about a swarm.

@@ -228,3 +228,11 @@ pub struct BuildCache {
     pub last_used_at: Option<String>,
     pub usage_count: u64,
 }
+
+/// Answer of `POST /build/prune`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, rename_all = "PascalCase")]
+pub struct BuildPruneAnswer {
+    pub caches_deleted: Option<Vec<String>>,
+    pub space_reclaimed: u64,
+}

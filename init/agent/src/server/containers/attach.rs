@@ -27,7 +27,9 @@ pub(crate) async fn attach(mut request: Request, name: &str) -> Answer {
         stderr: query.flag("stderr"),
     };
     let attachment = request.api.owner.attach(&view.id, wanted).await?;
-    Ok(stream::hijack(&mut request, attachment, keys))
+    let (owner, id) = (request.api.owner.clone(), view.id.clone());
+    let settled = async move { lifecycle::settle(&owner, &id).await };
+    Ok(stream::hijack(&mut request, attachment, keys, settled))
 }
 
 pub(crate) async fn resize(request: Request, name: &str) -> Answer {

@@ -1,16 +1,21 @@
 //! Start, stop, and what else changes a container as a whole.
 
+use std::time::Duration;
+
 use berth_api::docker::containers::{PruneAnswer, UpdateAnswer, UpdateBody};
 use hyper::StatusCode;
 
 use super::filters::Filters;
 use super::validate;
-use crate::command::{Changed, State, View};
+use crate::command::{Changed, Handle, State, View, WaitFor};
 use crate::server::errors::ApiError;
 use crate::server::request::Request;
 use crate::server::respond;
 use crate::server::routes::Answer;
 use crate::server::time;
+
+/// How long the end of output waits for the end of the container.
+const SETTLE: Duration = Duration::from_secs(2);
 
 /// The text of 409 for what needs a running container.
 pub(crate) fn not_running(id: &str) -> ApiError {
@@ -27,6 +32,23 @@ fn status(changed: Changed) -> StatusCode {
         Changed::Yes => StatusCode::NO_CONTENT,
         Changed::No => StatusCode::NOT_MODIFIED,
     }
+}
+
+/// The answer to what cannot be done with a container that is there.
+pub(crate) async fn not_offered(request: Request, name: &str, what: &str) -> Answer {
+    request.api.owner.view(name).await?;
+    Err(ApiError::unsupported(format!("{what} is not offered")))
+}
+
+/// Waits a moment for the owner to see the end of a container whose output has ended: clients that read to the end
+/// remove the container next. A program may also close its output and go on.
+pub(crate) async fn settle(owner: &Handle, id: &str) {
+    let ended = async {
+        if let Ok(end) = owner.wait(id, WaitFor::NotRunning).await {
+            let _ = end.await;
+        }
+    };
+    let _ = tokio::time::timeout(SETTLE, ended).await;
 }
 
 pub(crate) async fn start(mut request: Request, name: &str) -> Answer {

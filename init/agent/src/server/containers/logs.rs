@@ -2,6 +2,7 @@
 
 use bytes::{BufMut, Bytes, BytesMut};
 
+use super::lifecycle;
 use crate::command::{LogLine, LogRequest};
 use crate::server::errors::ApiError;
 use crate::server::request::Request;
@@ -30,7 +31,11 @@ pub(crate) async fn logs(request: Request, name: &str) -> Answer {
     let view = request.api.owner.view(name).await?;
     let tty = view.config.tty;
     let lines = request.api.owner.logs(&view.id, wanted).await?;
-    let body = Pieces::new(lines, move |line: LogLine| encode(&line, tty, timestamps));
+    let mut body = Pieces::new(lines, move |line: LogLine| encode(&line, tty, timestamps));
+    if wanted.follow {
+        let (owner, id) = (request.api.owner.clone(), view.id.clone());
+        body = body.then(async move { lifecycle::settle(&owner, &id).await });
+    }
     Ok(respond::streamed(stream::content_type(&request, tty), body))
 }
 

@@ -263,6 +263,10 @@ fn cases() -> Vec<Case> {
             "This node is not a swarm manager. Use \"docker swarm init\" or \"docker swarm join\" to connect this \
              node to swarm and try again.",
         ),
+        case("GET", "/containers/nope/changes", None, 404, "No such container: nope"),
+        case("GET", "/containers/e1/export", None, 501, "exporting a container is not offered"),
+        case("POST", "/build", None, 501, "building images is not offered"),
+        case("POST", "/build/prune", None, 200, ""),
         case("GET", "/plugins", None, 200, ""),
         case("GET", "/plugins/x/json", None, 404, "page not found"),
         case("GET", "/events?since=x", None, 500, "strconv.ParseInt: parsing \"x\": invalid syntax"),

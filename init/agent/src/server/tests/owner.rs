@@ -128,7 +128,7 @@ impl Script {
                 let _ = answer.send(all);
             }
             Command::View(name, answer) => drop(answer.send(self.view(&name))),
-            Command::Wait(id, until, answer) => drop(answer.send(Ok(self.wait(&id, until)))),
+            Command::Wait(id, until, answer) => drop(answer.send(self.wait(&id, until))),
             Command::Attach(id, _, answer) => {
                 let (sender, output) = mpsc::channel(16);
                 let (input, receiver) = mpsc::channel(16);
@@ -408,9 +408,10 @@ impl Script {
             .ok_or_else(|| Refusal::NotFound(format!("No such container: {name}")))
     }
 
-    fn wait(&mut self, id: &str, until: WaitFor) -> oneshot::Receiver<WaitEnd> {
+    fn wait(&mut self, id: &str, until: WaitFor) -> Result<oneshot::Receiver<WaitEnd>, Refusal> {
         let (sender, receiver) = oneshot::channel();
-        let container = self.containers.get_mut(id).unwrap();
+        let missing = || Refusal::NotFound(format!("No such container: {id}"));
+        let container = self.containers.get_mut(id).ok_or_else(missing)?;
         match (&container.view.state, until) {
             (State::Exited(end), WaitFor::NotRunning) => {
                 let _ = sender.send(WaitEnd { code: end.code, error: None });
@@ -420,7 +421,7 @@ impl Script {
             }
             _ => container.waiting.push((until, sender)),
         }
-        receiver
+        Ok(receiver)
     }
 }
 

@@ -185,3 +185,33 @@ async fn a_takeover_that_fails_is_an_ordinary_error() {
     let answer = raw(&server, request, "nope\"}").await;
     assert!(answer.starts_with("HTTP/1.1 404 "), "{answer}");
 }
+
+/// A body nobody reads does not cost the connection, though it comes after the head.
+#[tokio::test]
+async fn a_connection_outlives_an_error_that_left_the_body_unread() {
+    let server = Server::start();
+    let mut stream = UnixStream::connect(&server.socket).await.unwrap();
+    let head = "POST /nosuch HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\n\r\n";
+    stream.write_all(head.as_bytes()).await.unwrap();
+    tokio::task::yield_now().await;
+    stream.write_all(b"hello").await.unwrap();
+    stream.write_all(b"GET /_ping HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").await.unwrap();
+    let mut answers = String::new();
+    stream.read_to_string(&mut answers).await.unwrap();
+    assert!(answers.contains("404 Not Found") && answers.ends_with("OK"), "{answers}");
+}
+
+/// Clients that read output to the end remove the container next.
+#[tokio::test]
+async fn the_end_of_output_comes_after_the_end_of_the_container() {
+    let server = Server::start();
+    let client = server.client();
+    for round in 0..20 {
+        let id = made(&server, json!({ "Image": "alpine", "Cmd": ["echo", round.to_string()] })).await;
+        let path = format!("/containers/{id}/attach?stream=1&stdout=1");
+        let mut attached = client.hijack(&path, &()).await.unwrap();
+        client.post_empty(&format!("/containers/{id}/start")).await.unwrap();
+        while read_frame(&mut attached).await.unwrap().is_some() {}
+        client.delete(&format!("/containers/{id}")).await.unwrap();
+    }
+}
