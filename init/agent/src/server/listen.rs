@@ -32,7 +32,7 @@ const MAX_HANDSHAKES: usize = 64;
 /// Longest head of a request, bytes. Filters and registry credentials travel in it.
 const MAX_HEAD_BYTES: usize = 64 * 1024;
 /// A TCP connection is probed after this much silence.
-const KEEPALIVE_IDLE: Duration = Duration::from_mins(1);
+const KEEPALIVE_IDLE: Duration = Duration::from_secs(60);
 /// After a failed `accept`, as for want of descriptors, the next try waits this long.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 

@@ -49,7 +49,9 @@ impl hyper::body::Body for Ending {
         self.0 = None;
         let answer = match end {
             Ok(end) => {
-                WaitAnswer { status_code: end.code, error: end.error.map(|message| WaitError { message }) }
+                // Why a container could not be started is the answer to its start, and clients print both.
+                let error = end.error.filter(|_| !NOT_STARTED.contains(&end.code));
+                WaitAnswer { status_code: end.code, error: error.map(|message| WaitError { message }) }
             }
             Err(_) => WaitAnswer {
                 status_code: -1,
