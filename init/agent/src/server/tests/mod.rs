@@ -5,6 +5,7 @@ mod contract;
 mod errors;
 mod goldens;
 mod owner;
+mod storm;
 mod tls;
 mod wire;
 
