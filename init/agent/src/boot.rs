@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use berth_net::host::InterfaceConfig;
 use berth_net::resolver::Resolver;
-use berth_net::{host as net_host, sntp};
+use berth_net::{Upstreams, host as net_host, sntp};
 use rustix::fs::{Mode, OFlags};
 use tokio::net::TcpListener;
 use tokio::sync::{broadcast, watch};
@@ -86,8 +86,9 @@ pub(crate) async fn run() -> Result<(), BootError> {
     follow_network(&mut network, board.clone());
     let resolver = Resolver::new(network.upstreams());
 
-    let starts = kept.services.iter().find(|service| service.service == "agent").map_or(1, |agent| agent.starts);
-    let (machinery, images) = machinery(&init, &loaded, resolver)?;
+    let starts =
+        kept.services.iter().find(|service| service.service == "agent").map_or(1, |agent| agent.starts);
+    let (machinery, images) = machinery(&init, &loaded, resolver, network.upstreams())?;
     let boot = host::boot_id().map_err(|error| BootError::Io("read the boot id", error))?;
     let copier = Copier::start().map_err(|error| BootError::Io("start the log thread", error))?;
     let (events, _) = broadcast::channel(EVENTS);
@@ -150,7 +151,8 @@ fn network_config(machine: &Machine) -> net_host::Config {
     let wanted = &machine.network;
     let mut interfaces = Vec::new();
     for interface in &wanted.interfaces {
-        let addresses = interface.addresses.iter().filter_map(|(ip, prefix)| berth_net::IpNet::new(*ip, *prefix).ok());
+        let addresses =
+            interface.addresses.iter().filter_map(|(ip, prefix)| berth_net::IpNet::new(*ip, *prefix).ok());
         // Every text is a match, so this never falls back.
         let matches = interface.matches.parse().unwrap_or(net_host::Match::Any);
         interfaces.push(InterfaceConfig {
@@ -204,13 +206,21 @@ fn follow_network(network: &mut net_host::Handle, board: Board) {
     });
 }
 
-fn machinery(init: &Init, loaded: &Loaded, resolver: Resolver) -> Result<(Machinery, Images), BootError> {
+fn machinery(
+    init: &Init,
+    loaded: &Loaded,
+    resolver: Resolver,
+    upstreams: watch::Receiver<Upstreams>,
+) -> Result<(Machinery, Images), BootError> {
     let state = Path::new(STATE);
     let store = Store::open(&state.join("containers")).map_err(BootError::Store)?;
-    let volumes = Volumes::open(&state.join("volumes")).map_err(|error| BootError::Io("open the volumes", error))?;
-    let networks = Networks::open(&state.join("networks")).map_err(|error| BootError::Io("open the networks", error))?;
+    let volumes =
+        Volumes::open(&state.join("volumes")).map_err(|error| BootError::Io("open the volumes", error))?;
+    let networks = Networks::open(&state.join("networks"), upstreams)
+        .map_err(|error| BootError::Io("open the networks", error))?;
     let registries = &loaded.machine.registries;
-    let images = Images::open(&state.join("image"), Path::new(RUN), registries, resolver).map_err(BootError::Images)?;
+    let images = Images::open(&state.join("image"), Path::new(RUN), registries, resolver)
+        .map_err(BootError::Images)?;
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
     let cgroups: OwnedFd = rustix::fs::open(CGROUPS, flags, Mode::empty())
         .map_err(|error| BootError::Io("open the containers' cgroup", error.into()))?;

@@ -6,10 +6,10 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use bytes::Bytes;
 use berth_api::docker::containers::{EndpointSettings, UpdateBody};
 use berth_api::docker::networks::{Network, NetworkCreate};
 use berth_api::docker::volumes::{Volume, VolumeCreate};
+use bytes::Bytes;
 use tokio::sync::{broadcast, mpsc, oneshot};
 
 /// A container id: 64 lower-case hex digits.
@@ -153,7 +153,8 @@ pub(crate) struct ExecCreate {
 pub(crate) struct ExecStart {
     /// Do not attach.
     pub(crate) detach: bool,
-    /// Terminal wanted (must agree with the create).
+    /// Terminal wanted. Docker follows the create and ignores this.
+    #[cfg_attr(not(test), allow(dead_code, reason = "told for completeness, followed by nobody"))]
     pub(crate) tty: bool,
     /// Rows and columns, when told.
     pub(crate) size: Option<(u16, u16)>,
@@ -245,6 +246,7 @@ pub(crate) struct View {
 
 /// A container's place in a network.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[allow(clippy::struct_field_names, reason = "the names of Docker's API")]
 pub(crate) struct Endpoint {
     /// Network id.
     pub(crate) network_id: String,
@@ -462,12 +464,22 @@ impl Handle {
     }
 
     /// Stop it: its stop signal, then SIGKILL after the timeout; answers when it has ended.
-    pub(crate) async fn stop(&self, id: &str, timeout_s: Option<i64>, signal: Option<String>) -> Result<Changed, Refusal> {
+    pub(crate) async fn stop(
+        &self,
+        id: &str,
+        timeout_s: Option<i64>,
+        signal: Option<String>,
+    ) -> Result<Changed, Refusal> {
         self.ask(|answer| Command::Stop(id.to_owned(), timeout_s, signal, answer)).await
     }
 
     /// Stop and start it.
-    pub(crate) async fn restart(&self, id: &str, timeout_s: Option<i64>, signal: Option<String>) -> Result<(), Refusal> {
+    pub(crate) async fn restart(
+        &self,
+        id: &str,
+        timeout_s: Option<i64>,
+        signal: Option<String>,
+    ) -> Result<(), Refusal> {
         self.ask(|answer| Command::Restart(id.to_owned(), timeout_s, signal, answer)).await
     }
 
@@ -517,7 +529,11 @@ impl Handle {
     }
 
     /// Read its log.
-    pub(crate) async fn logs(&self, id: &str, request: LogRequest) -> Result<mpsc::Receiver<LogLine>, Refusal> {
+    pub(crate) async fn logs(
+        &self,
+        id: &str,
+        request: LogRequest,
+    ) -> Result<mpsc::Receiver<LogLine>, Refusal> {
         self.ask(|answer| Command::Logs(id.to_owned(), request, answer)).await
     }
 
@@ -527,7 +543,11 @@ impl Handle {
     }
 
     /// Start an exec session.
-    pub(crate) async fn exec_start(&self, exec: &str, start: ExecStart) -> Result<Option<Attachment>, Refusal> {
+    pub(crate) async fn exec_start(
+        &self,
+        exec: &str,
+        start: ExecStart,
+    ) -> Result<Option<Attachment>, Refusal> {
         self.ask(|answer| Command::ExecStart(exec.to_owned(), start, answer)).await
     }
 
@@ -576,9 +596,15 @@ impl Handle {
     }
 
     /// Disconnect a container from a network.
-    pub(crate) async fn network_disconnect(&self, network: &str, container: &str, force: bool) -> Result<(), Refusal> {
+    pub(crate) async fn network_disconnect(
+        &self,
+        network: &str,
+        container: &str,
+        force: bool,
+    ) -> Result<(), Refusal> {
         let (network, container) = (network.to_owned(), container.to_owned());
-        self.ask(|answer| Command::Network(NetworkCommand::Disconnect(container, network, force, answer))).await
+        self.ask(|answer| Command::Network(NetworkCommand::Disconnect(container, network, force, answer)))
+            .await
     }
 
     /// All volumes.

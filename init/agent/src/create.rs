@@ -48,7 +48,7 @@ pub(crate) fn record(
         return Err(Refusal::Invalid("no command specified".to_owned()));
     }
     if config.hostname.is_empty() {
-        config.hostname = crate::id::short(&id).to_owned();
+        crate::id::short(&id).clone_into(&mut config.hostname);
     }
     check(&config, &host)?;
     fill(&mut host);
@@ -78,6 +78,7 @@ pub(crate) fn record(
 }
 
 /// Fills in what the request left to the image.
+#[allow(clippy::zero_sized_map_values, reason = "Docker's way to write a set in JSON")]
 fn merge(config: &mut ContainerConfig, image: &RunConfig) {
     // An entrypoint of one's own drops the image's command; `[""]` and `[]` reset the entrypoint.
     match &config.entrypoint {
@@ -101,11 +102,11 @@ fn merge(config: &mut ContainerConfig, image: &RunConfig) {
     labels.extend(config.labels.take().unwrap_or_default());
     config.labels = Some(labels);
     let ports = image.exposed_ports.keys().map(|key| (key.clone(), Empty {}));
-    let ports: BTreeMap<_, _> = ports.chain(config.exposed_ports.take().unwrap_or_default()).collect();
-    config.exposed_ports = (!ports.is_empty()).then_some(ports);
+    let ports = ports.chain(config.exposed_ports.take().unwrap_or_default());
+    config.exposed_ports = Some(ports.collect()).filter(|ports| !BTreeMap::is_empty(ports));
     let paths = image.volumes.keys().map(|key| (key.clone(), Empty {}));
-    let paths: BTreeMap<_, _> = paths.chain(config.volumes.take().unwrap_or_default()).collect();
-    config.volumes = (!paths.is_empty()).then_some(paths);
+    let paths = paths.chain(config.volumes.take().unwrap_or_default());
+    config.volumes = Some(paths.collect()).filter(|paths| !BTreeMap::is_empty(paths));
     for (own, image) in [
         (&mut config.user, &image.user),
         (&mut config.working_dir, &image.working_dir),
@@ -163,7 +164,9 @@ fn check(config: &ContainerConfig, host: &HostConfig) -> Result<(), Refusal> {
         return Err(Refusal::Invalid("can't create 'AutoRemove' container with restart policy".to_owned()));
     }
     if host.ipc_mode.starts_with("container:") || host.pid_mode.starts_with("container:") {
-        return Err(Refusal::Unsupported("joining another container's IPC or PID namespace is not offered".to_owned()));
+        return Err(Refusal::Unsupported(
+            "joining another container's IPC or PID namespace is not offered".to_owned(),
+        ));
     }
     Ok(())
 }
@@ -171,23 +174,23 @@ fn check(config: &ContainerConfig, host: &HostConfig) -> Result<(), Refusal> {
 /// Docker's defaults where the request said nothing.
 fn fill(host: &mut HostConfig) {
     if host.log_config.kind.is_empty() {
-        host.log_config.kind = "json-file".to_owned();
+        "json-file".clone_into(&mut host.log_config.kind);
         host.log_config.config.get_or_insert_default();
     }
     if host.restart_policy.name.is_empty() {
-        host.restart_policy.name = "no".to_owned();
+        "no".clone_into(&mut host.restart_policy.name);
     }
     if host.shm_size == 0 {
         host.shm_size = 64 << 20;
     }
     if host.ipc_mode.is_empty() {
-        host.ipc_mode = "private".to_owned();
+        "private".clone_into(&mut host.ipc_mode);
     }
     if host.cgroupns_mode.is_empty() {
-        host.cgroupns_mode = "private".to_owned();
+        "private".clone_into(&mut host.cgroupns_mode);
     }
     if host.runtime.is_empty() {
-        host.runtime = "runc".to_owned();
+        "runc".clone_into(&mut host.runtime);
     }
 }
 
@@ -198,7 +201,7 @@ fn wanted_networks(
     networks: &Networks,
 ) -> Result<BTreeMap<String, EndpointSettings>, Refusal> {
     if matches!(host.network_mode.as_str(), "" | "default") {
-        host.network_mode = DEFAULT.to_owned();
+        DEFAULT.clone_into(&mut host.network_mode);
     }
     let mode = host.network_mode.clone();
     if matches!(mode.as_str(), "none" | "host") || mode.starts_with("container:") {
@@ -229,6 +232,7 @@ fn wanted_networks(
 mod tests {
     use super::*;
 
+    #[allow(clippy::unnecessary_wraps, reason = "the form the API's types have")]
     fn list(words: &[&str]) -> Option<Vec<String>> {
         Some(words.iter().map(|word| (*word).to_owned()).collect())
     }

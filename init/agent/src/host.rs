@@ -29,7 +29,8 @@ pub(crate) struct Board {
 impl Board {
     /// Shows a unit's state.
     pub(crate) fn unit(&self, name: &str, state: &str, message: &str, container: Option<String>) {
-        let unit = Unit { name: name.to_owned(), state: state.to_owned(), message: message.to_owned(), container };
+        let unit =
+            Unit { name: name.to_owned(), state: state.to_owned(), message: message.to_owned(), container };
         self.units.lock().unwrap_or_else(PoisonError::into_inner).insert(name.to_owned(), unit);
     }
 
@@ -74,7 +75,14 @@ impl Machine for Host {
             config_errors: self.config.error.iter().map(ToString::to_string).collect(),
             interfaces: network.interfaces.iter().map(interface).collect(),
             dns: network.dns.iter().map(ToString::to_string).collect(),
-            units: self.board.units.lock().unwrap_or_else(PoisonError::into_inner).values().cloned().collect(),
+            units: self
+                .board
+                .units
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .values()
+                .cloned()
+                .collect(),
             boot: self.board.phases.lock().unwrap_or_else(PoisonError::into_inner).clone(),
         }
     }
@@ -123,7 +131,8 @@ fn without_keys(text: &str) -> String {
     let mut inside = false;
     let mut kept = String::new();
     for line in text.lines() {
-        let (begin, end) = (line.contains("-----BEGIN") && line.contains("PRIVATE KEY"), line.contains("-----END"));
+        let (begin, end) =
+            (line.contains("-----BEGIN") && line.contains("PRIVATE KEY"), line.contains("-----END"));
         if begin {
             kept.push_str("(private key left out)\n");
             inside = true;
@@ -170,7 +179,10 @@ fn rss(process: &str) -> u64 {
 
 fn uptime_s() -> f64 {
     let now = clock_gettime(ClockId::Boottime);
-    let whole = std::time::Duration::new(u64::try_from(now.tv_sec).unwrap_or(0), u32::try_from(now.tv_nsec).unwrap_or(0));
+    let whole = std::time::Duration::new(
+        u64::try_from(now.tv_sec).unwrap_or(0),
+        u32::try_from(now.tv_nsec).unwrap_or(0),
+    );
     whole.as_secs_f64()
 }
 

@@ -9,7 +9,8 @@ pub(crate) fn random() -> Result<String, getrandom::Error> {
 
 /// Lower-case hex.
 pub(crate) fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+    let digit = |value: u8| char::from_digit(u32::from(value), 16).unwrap_or('0');
+    bytes.iter().flat_map(|byte| [digit(byte >> 4), digit(byte & 15)]).collect()
 }
 
 /// How ids are shortened: the first 12 digits.
@@ -24,8 +25,8 @@ const FIRST: [&str; 32] = [
 ];
 const SECOND: [&str; 32] = [
     "anchor", "bay", "beacon", "bow", "breeze", "buoy", "cargo", "coast", "crane", "current", "deck", "dock",
-    "ferry", "harbor", "helm", "hull", "island", "jetty", "keel", "lagoon", "lantern", "mast", "pier", "port",
-    "quay", "rudder", "sail", "sextant", "shore", "tide", "wave", "wharf",
+    "ferry", "harbor", "helm", "hull", "island", "jetty", "keel", "lagoon", "lantern", "mast", "pier",
+    "port", "quay", "rudder", "sail", "sextant", "shore", "tide", "wave", "wharf",
 ];
 
 /// A readable name made from an id; `attempt` above 0 adds a number.

@@ -6,7 +6,9 @@ use std::net::IpAddr;
 use std::path::Path;
 use std::sync::Arc;
 
-use berth_image::{BoxFuture, Credentials, Image, Platform, Progress, PullError, Puller, Reference, Resolve, Store};
+use berth_image::{
+    BoxFuture, Credentials, Image, Platform, Progress, PullError, Puller, Reference, Resolve, Store,
+};
 use berth_net::resolver::Resolver;
 use tokio::sync::mpsc;
 
@@ -55,16 +57,22 @@ impl Images {
     ) -> Result<Self, ImagesError> {
         let store = Store::open(root).map_err(ImagesError::Store)?;
         for name in store.lost() {
-            crate::log::warning!("image {} was not durable when power failed and is gone, continuing", name.familiar());
+            crate::log::warning!(
+                "image {} was not durable when power failed and is gone, continuing",
+                name.familiar()
+            );
         }
-        let mut registries =
-            berth_image::Registries { insecure: wanted.insecure.clone(), ..berth_image::Registries::default() };
+        let mut registries = berth_image::Registries {
+            insecure: wanted.insecure.clone(),
+            ..berth_image::Registries::default()
+        };
         if let Some(pem) = &wanted.ca {
             let path = run.join("registries.pem");
             write_durably(&path, pem.as_bytes()).map_err(ImagesError::Write)?;
             registries.ca_files.push(path);
         }
-        let puller = Puller::new(store.clone(), registries, Arc::new(Names(resolver))).map_err(ImagesError::Trust)?;
+        let puller =
+            Puller::new(store.clone(), registries, Arc::new(Names(resolver))).map_err(ImagesError::Trust)?;
         Ok(Self { store, puller })
     }
 
@@ -90,7 +98,13 @@ impl Images {
         let image = self.puller.pull(reference, platform, auth, progress).await?;
         let name = reference.familiar();
         let attributes = BTreeMap::from([("name".to_owned(), reference.familiar_name())]);
-        owner.announce(Event { kind: "image", action: "pull".to_owned(), id: name, attributes, at_ns: now_ns() });
+        owner.announce(Event {
+            kind: "image",
+            action: "pull".to_owned(),
+            id: name,
+            attributes,
+            at_ns: now_ns(),
+        });
         Ok(image)
     }
 }

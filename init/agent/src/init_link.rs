@@ -147,7 +147,11 @@ fn parse(name: &str) -> io::Result<Name> {
     name.parse().map_err(|error| io::Error::new(io::ErrorKind::InvalidInput, error))
 }
 
-async fn read(socket: &AsyncFd<OwnedFd>, channel: &Channel, sender: &mpsc::Sender<FromInit>) -> io::Result<()> {
+async fn read(
+    socket: &AsyncFd<OwnedFd>,
+    channel: &Channel,
+    sender: &mpsc::Sender<FromInit>,
+) -> io::Result<()> {
     loop {
         let mut ready = socket.readable().await?;
         match ready.try_io(|_| channel.receive_from_init()) {

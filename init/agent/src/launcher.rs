@@ -97,7 +97,10 @@ impl Slots {
             match self.make() {
                 Ok(slot) => self.lock().ready.push_back(slot),
                 Err(error) => {
-                    crate::log::warning!("making a slot ahead failed: {}, continuing", crate::log::chain(&error));
+                    crate::log::warning!(
+                        "making a slot ahead failed: {}, continuing",
+                        crate::log::chain(&error)
+                    );
                     break;
                 }
             }

@@ -63,9 +63,8 @@ impl Phase {
     /// The phase after an event; none when the event is not possible in this phase.
     pub(crate) fn after(self, event: Event) -> Option<Self> {
         match (self, event) {
-            (Self::Created | Self::Exited | Self::Restarting, Event::Start) | (Self::Restarting, Event::Due) => {
-                Some(Self::Starting)
-            }
+            (Self::Created | Self::Exited | Self::Restarting, Event::Start)
+            | (Self::Restarting, Event::Due) => Some(Self::Starting),
             (Self::Starting, Event::Started) | (Self::Paused, Event::Thaw) => Some(Self::Running),
             (Self::Starting, Event::Failed { first: true }) => Some(Self::Created),
             (Self::Starting, Event::Failed { first: false })
@@ -148,7 +147,19 @@ mod tests {
         [None, Some(Running), Some(Created), Some(Exited), None, None, None, None, None, None, None],
         [None, None, None, None, Some(Restarting), Some(Exited), Some(Paused), None, None, None, None],
         [None, None, None, None, Some(Restarting), Some(Exited), None, Some(Running), None, None, None],
-        [Some(Starting), None, None, None, None, None, None, None, Some(Starting), Some(Exited), Some(Removing)],
+        [
+            Some(Starting),
+            None,
+            None,
+            None,
+            None,
+            None,
+            None,
+            None,
+            Some(Starting),
+            Some(Exited),
+            Some(Removing),
+        ],
         [Some(Starting), None, None, None, None, None, None, None, None, None, Some(Removing)],
         [None; 11],
     ];

@@ -26,7 +26,8 @@ pub(crate) fn server(machine: &Machine, dir: &Path) -> Result<(String, String), 
         return Ok((cert.clone(), key.clone()));
     }
     let (cert_path, key_path) = (dir.join("server.pem"), dir.join("server-key.pem"));
-    let kept = std::fs::read_to_string(&cert_path).and_then(|cert| Ok((cert, std::fs::read_to_string(&key_path)?)));
+    let kept =
+        std::fs::read_to_string(&cert_path).and_then(|cert| Ok((cert, std::fs::read_to_string(&key_path)?)));
     if let Ok(pair) = kept {
         return Ok(pair);
     }

@@ -62,7 +62,8 @@ pub(crate) async fn run(
         remove_former(&units, &owner).await;
     }
     for unit in units {
-        let (owner, images, board, mut online) = (owner.clone(), images.clone(), board.clone(), online.clone());
+        let (owner, images, board, mut online) =
+            (owner.clone(), images.clone(), board.clone(), online.clone());
         tokio::spawn(async move {
             if images.store().find(&unit.image).is_err() {
                 board.unit(&unit.name, "waiting", "for the network", None);
@@ -115,18 +116,17 @@ async fn establish(unit: &Unit, owner: &Handle, images: &Images, board: &Board) 
             present = None;
         }
     }
-    let id = match &present {
-        Some(view) => view.id.clone(),
-        None => {
-            ensure_image(unit, images, owner, board).await?;
-            let create = Create {
-                name: Some(unit.name.clone()),
-                image: unit.image.clone(),
-                docker: unit.docker.clone(),
-                unit: Some(unit.name.clone()),
-            };
-            owner.create(create).await.map_err(refused("create the container"))?.id
-        }
+    let id = if let Some(view) = &present {
+        view.id.clone()
+    } else {
+        ensure_image(unit, images, owner, board).await?;
+        let create = Create {
+            name: Some(unit.name.clone()),
+            image: unit.image.clone(),
+            docker: unit.docker.clone(),
+            unit: Some(unit.name.clone()),
+        };
+        owner.create(create).await.map_err(refused("create the container"))?.id
     };
     let untouched = present.is_none_or(|view| matches!(view.state, State::Created { .. }));
     if untouched {

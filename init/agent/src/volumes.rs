@@ -93,7 +93,9 @@ impl Volumes {
             )));
         }
         if body.driver_opts.as_ref().is_some_and(|options| !options.is_empty()) {
-            return Err(Refusal::Unsupported("options of the local volume driver are not offered".to_owned()));
+            return Err(Refusal::Unsupported(
+                "options of the local volume driver are not offered".to_owned(),
+            ));
         }
         let mut labels = body.labels.unwrap_or_default();
         let name = if body.name.is_empty() {
@@ -113,7 +115,8 @@ impl Volumes {
             return Ok(self.show(record));
         }
         let created_at = jiff::Timestamp::now().strftime("%Y-%m-%dT%H:%M:%SZ").to_string();
-        let record = Record { format: FORMAT, name: name.clone(), created_at, labels: Some(labels), options: None };
+        let record =
+            Record { format: FORMAT, name: name.clone(), created_at, labels: Some(labels), options: None };
         self.make(&record).map_err(|error| Refusal::Failed(format!("create {name}: {error}")))?;
         let volume = self.show(&record);
         known.insert(name, record);

@@ -98,8 +98,15 @@ mod tests {
 
     #[test]
     fn the_api_is_kept_when_another_table_is_broken() {
-        for broken in ["[host]\nnmae = \"x\"", "[[container]]\nname = 5", "[nonsense", "= = =", "[network]\ndns = [\"x\"]"] {
-            let text = format!("version = 1\n{broken}\n[api]\nlisten = \"0.0.0.0:9999\"\nclient_ca = {PEM}\n");
+        for broken in [
+            "[host]\nnmae = \"x\"",
+            "[[container]]\nname = 5",
+            "[nonsense",
+            "= = =",
+            "[network]\ndns = [\"x\"]",
+        ] {
+            let text =
+                format!("version = 1\n{broken}\n[api]\nlisten = \"0.0.0.0:9999\"\nclient_ca = {PEM}\n");
             assert!(file::parse(&text, "f").is_err(), "{broken}");
             let machine = salvage(&text);
             assert_eq!(machine.api.listen.port(), 9999, "{broken}");

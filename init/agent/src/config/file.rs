@@ -113,7 +113,7 @@ pub(super) struct Problem {
     /// Byte offset into the text.
     pub(super) at: usize,
     /// What is wrong.
-    pub(super) problem: String,
+    pub(super) what: String,
     /// What to do.
     pub(super) remedy: String,
 }
@@ -121,7 +121,7 @@ pub(super) struct Problem {
 impl Problem {
     /// A problem of the value at `span`.
     pub(super) fn at<T>(value: &Spanned<T>, problem: impl Into<String>, remedy: impl Into<String>) -> Self {
-        Self { at: value.span().start, problem: problem.into(), remedy: remedy.into() }
+        Self { at: value.span().start, what: problem.into(), remedy: remedy.into() }
     }
 }
 
@@ -190,7 +190,7 @@ struct WireRegistries {
 pub(crate) fn parse(text: &str, file: &str) -> Result<Machine, FileError> {
     let located = |problem: Problem| {
         let (line, key) = locate(text, problem.at);
-        FileError { file: file.to_owned(), line, key, problem: problem.problem, remedy: problem.remedy }
+        FileError { file: file.to_owned(), line, key, problem: problem.what, remedy: problem.remedy }
     };
     let wire: Wire = toml::from_str(text).map_err(|error| located(syntax(text, &error)))?;
     decide(wire).map_err(located)
@@ -217,7 +217,7 @@ fn decide(wire: Wire) -> Result<Machine, Problem> {
         let unit = units::decide(container.into_inner())?;
         if !names.insert(unit.name.clone()) {
             let problem = format!("there are two containers named `{}`", unit.name);
-            return Err(Problem { at, problem, remedy: "give each container its own name".to_owned() });
+            return Err(Problem { at, what: problem, remedy: "give each container its own name".to_owned() });
         }
         machine.units.push(unit);
     }
@@ -346,7 +346,7 @@ fn syntax(text: &str, error: &toml::de::Error) -> Problem {
         "correct the TOML"
     };
     let at = error.span().map_or(text.len(), |span| span.start);
-    Problem { at, problem: message, remedy: remedy.to_owned() }
+    Problem { at, what: message, remedy: remedy.to_owned() }
 }
 
 /// Line (from 1) and key at a byte offset: the text before `=` of that line or of the nearest line above that has one

@@ -64,11 +64,26 @@ fn every_refusal_names_line_key_and_remedy() {
         ("version = 1\n[registries]\ninsecure = [\"http://x\"]\n", 3, "insecure", "not a host"),
         ("version = 1\n[[container]]\nname = \"a\"\n", 2, "container", "missing field `image`"),
         ("version = 1\n[[container]]\nname = \"ab\"\nimage = \"b\"\nport = 1\n", 5, "port", "unknown field"),
-        ("version = 1\n[[container]]\nname = \"ab\"\nimage = \"b\"\nports = [\"x:y\"]\n", 5, "ports", "not a port"),
+        (
+            "version = 1\n[[container]]\nname = \"ab\"\nimage = \"b\"\nports = [\"x:y\"]\n",
+            5,
+            "ports",
+            "not a port",
+        ),
         ("version = 1\n[[container]]\nname = \"/\"\nimage = \"b\"\n", 3, "name", "not a container name"),
         ("version = 1\n[[container]]\nname = \"ab\"\nimage = \"B:B\"\n", 4, "image", "not an image"),
-        ("version = 1\n[[container]]\nname = \"ab\"\nimage = \"b\"\nrestart = \"sometimes\"\n", 5, "restart", "not a restart policy"),
-        ("version = 1\n[[container]]\nname = \"ab\"\nimage = \"b\"\nvolumes = [\"x\"]\n", 5, "volumes", "not a volume"),
+        (
+            "version = 1\n[[container]]\nname = \"ab\"\nimage = \"b\"\nrestart = \"sometimes\"\n",
+            5,
+            "restart",
+            "not a restart policy",
+        ),
+        (
+            "version = 1\n[[container]]\nname = \"ab\"\nimage = \"b\"\nvolumes = [\"x\"]\n",
+            5,
+            "volumes",
+            "not a volume",
+        ),
         ("version = 1\nx = \n", 2, "x", ""),
     ];
     for (text, line, key, problem) in cases {
@@ -81,7 +96,9 @@ fn every_refusal_names_line_key_and_remedy() {
 
 #[test]
 fn two_units_of_one_name_are_refused() {
-    let found = error("version = 1\n[[container]]\nname = \"ab\"\nimage = \"b\"\n[[container]]\nname = \"ab\"\nimage = \"c\"\n");
+    let found = error(
+        "version = 1\n[[container]]\nname = \"ab\"\nimage = \"b\"\n[[container]]\nname = \"ab\"\nimage = \"c\"\n",
+    );
     assert_eq!(found.line, 5);
     assert!(found.problem.contains("two containers named `ab`"), "{found}");
 }

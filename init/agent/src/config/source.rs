@@ -148,7 +148,8 @@ mod tests {
     fn a_broken_file_leaves_the_last_good_one_in_force() {
         let root = root_with(&[(FIRMWARE, &named("good")), (LAST_GOOD, "")]);
         assert_eq!(load_from(root.path()).machine.name, "good");
-        std::fs::write(root.path().join(FIRMWARE.trim_start_matches('/')), "version = 1\nhots = 2\n").expect("a file");
+        std::fs::write(root.path().join(FIRMWARE.trim_start_matches('/')), "version = 1\nhots = 2\n")
+            .expect("a file");
         let loaded = load_from(root.path());
         assert_eq!((loaded.machine.name.as_str(), loaded.error.is_some()), ("good", true));
     }

@@ -79,11 +79,15 @@ pub(super) fn decide(wire: Wire) -> Result<Unit, Problem> {
     }
     if berth_image::Reference::from_str(wire.image.get_ref()).is_err() {
         let problem = format!("`{}` is not an image name", wire.image.get_ref());
-        return Err(Problem::at(&wire.image, problem, "write it like registry.example/name:tag, in lower case"));
+        return Err(Problem::at(
+            &wire.image,
+            problem,
+            "write it like registry.example/name:tag, in lower case",
+        ));
     }
     let body = body(&wire)?;
     let definition = Sha256::digest(body.to_string().as_bytes());
-    let definition: String = definition.iter().map(|byte| format!("{byte:02x}")).collect();
+    let definition = crate::id::hex(&definition);
     let mut body = body;
     if let Some(labels) = body.get_mut("Labels").and_then(Value::as_object_mut) {
         labels.insert(UNIT_LABEL.to_owned(), json!(wire.name.get_ref()));
@@ -179,7 +183,9 @@ fn check_volume(text: &Spanned<String>) -> Result<(), Problem> {
     let legal = match parts.as_slice() {
         [source, target] => legal_source(source) && target.starts_with('/'),
         [source, target, options] => {
-            legal_source(source) && target.starts_with('/') && options.split(',').all(|o| matches!(o, "ro" | "rw" | "nocopy"))
+            legal_source(source)
+                && target.starts_with('/')
+                && options.split(',').all(|o| matches!(o, "ro" | "rw" | "nocopy"))
         }
         _ => false,
     };
@@ -202,15 +208,11 @@ fn restart(text: Option<&Spanned<String>>) -> Result<Value, Problem> {
         Some(_) => ("", None),
         None => (text.get_ref().as_str(), Some(0)),
     };
-    match (name, count) {
-        ("no" | "always" | "unless-stopped" | "on-failure", Some(count)) => {
-            Ok(json!({ "Name": name, "MaximumRetryCount": count }))
-        }
-        _ => {
-            let problem = format!("`{}` is not a restart policy", text.get_ref());
-            Err(Problem::at(text, problem, "use no, always, unless-stopped, on-failure or on-failure:5"))
-        }
+    if let ("no" | "always" | "unless-stopped" | "on-failure", Some(count)) = (name, count) {
+        return Ok(json!({ "Name": name, "MaximumRetryCount": count }));
     }
+    let problem = format!("`{}` is not a restart policy", text.get_ref());
+    Err(Problem::at(text, problem, "use no, always, unless-stopped, on-failure or on-failure:5"))
 }
 
 /// Docker's least memory limit in bytes.

@@ -110,7 +110,9 @@ async fn terminal(master: &AsyncFd<OwnedFd>, log: &Log) -> io::Result<()> {
                 }
             }
             // What a master says once the last user of the other side is gone.
-            Ok(Err(error)) if error.raw_os_error() == Some(rustix::io::Errno::IO.raw_os_error()) => return Ok(()),
+            Ok(Err(error)) if error.raw_os_error() == Some(rustix::io::Errno::IO.raw_os_error()) => {
+                return Ok(());
+            }
             Ok(Err(error)) => return Err(error),
         }
     }

@@ -123,6 +123,8 @@ impl Cursor {
 
 #[cfg(test)]
 mod tests {
+    use std::os::fd::AsFd;
+
     use super::super::log::Limits;
     use super::*;
 
@@ -141,7 +143,10 @@ mod tests {
         let mut cursor = Cursor::at_start(&log).expect("a cursor");
         log.append(Stream::Out, b"one\n", 1).expect("an append");
         log.append(Stream::Err, b"two\n", 2).expect("an append");
-        assert_eq!(texts(&mut cursor), [(Stream::Out, "one\n".to_owned()), (Stream::Err, "two\n".to_owned())]);
+        assert_eq!(
+            texts(&mut cursor),
+            [(Stream::Out, "one\n".to_owned()), (Stream::Err, "two\n".to_owned())]
+        );
         let mut late = Cursor::at_end(&log).expect("a cursor");
         assert_eq!(texts(&mut late), []);
         log.append(Stream::Err, b"three", 3).expect("an append");
@@ -158,7 +163,8 @@ mod tests {
         let log = Log::open(dir.path(), limits, 0).expect("a log");
         let mut slow = Cursor::at_start(&log).expect("a cursor");
         for round in 0..1000 {
-            log.append(Stream::Out, format!("line {round:04}\n").as_bytes(), round * 10_000_000).expect("an append");
+            log.append(Stream::Out, format!("line {round:04}\n").as_bytes(), round * 10_000_000)
+                .expect("an append");
         }
         let size: u64 = std::fs::read_dir(dir.path())
             .expect("a directory")
@@ -177,7 +183,6 @@ mod tests {
         let log = Log::open(dir.path(), Limits::default(), 0).expect("a log");
         let (read, write) = rustix::pipe::pipe().expect("a pipe");
         rustix::io::write(&write, b"spliced").expect("a write");
-        use std::os::fd::AsFd;
         assert_eq!(log.splice(Stream::Err, read.as_fd(), 5).expect("a splice"), 7);
         let empty = log.splice(Stream::Err, read.as_fd(), 5).expect_err("an empty pipe");
         assert_eq!(empty.kind(), io::ErrorKind::WouldBlock);

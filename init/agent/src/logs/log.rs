@@ -127,7 +127,9 @@ impl Log {
             (progress.segment, progress.length) = (number, length);
             changed
         });
-        if let Err(error) = &outcome && error.kind() == io::ErrorKind::StorageFull {
+        if let Err(error) = &outcome
+            && error.kind() == io::ErrorKind::StorageFull
+        {
             self.shrink(number)?;
         }
         outcome

@@ -38,10 +38,12 @@ impl Entry {
     }
 
     fn decode(bytes: [u8; 16]) -> Self {
-        let [a, b, c, d, e, f, g, h, i, j, k, l, m, n, o, p] = bytes;
-        let word = u64::from_le_bytes([i, j, k, l, m, n, o, p]);
-        let stream = if word & 1 == 1 { Stream::Err } else { Stream::Out };
-        Self { at_ns: i64::from_le_bytes([a, b, c, d, e, f, g, h]), offset: word >> 1, stream }
+        // The two words as one number, split again.
+        let both = u128::from_le_bytes(bytes);
+        let words = [both & u128::from(u64::MAX), both >> 64].map(|word| u64::try_from(word).unwrap_or(0));
+        let [time, place] = words;
+        let stream = if place & 1 == 1 { Stream::Err } else { Stream::Out };
+        Self { at_ns: time.cast_signed(), offset: place >> 1, stream }
     }
 }
 

@@ -3,8 +3,8 @@
 use std::net::{IpAddr, Ipv6Addr};
 use std::os::fd::BorrowedFd;
 
-use berth_net::ports::{Held, HoldError, hold, hold_both};
 use berth_net::pool::PoolError;
+use berth_net::ports::{Held, HoldError, hold, hold_both};
 use berth_net::veth::{AttachError, Port};
 use berth_net::{Mac, Protocol, firewall, veth};
 
@@ -21,6 +21,8 @@ pub(crate) struct Wanted {
     pub(crate) name: String,
     /// Network name.
     pub(crate) network: String,
+    /// Names for the network's name server.
+    pub(crate) names: Vec<String>,
     /// Interface name inside.
     pub(crate) interface: String,
     /// A fixed address.
@@ -65,7 +67,11 @@ pub(crate) enum ConnectError {
 
 impl Networks {
     /// Gives a container its place. On an error nothing is left.
-    pub(crate) fn connect(&self, wanted: &Wanted, netns: BorrowedFd<'_>) -> Result<EndpointRecord, ConnectError> {
+    pub(crate) fn connect(
+        &self,
+        wanted: &Wanted,
+        netns: BorrowedFd<'_>,
+    ) -> Result<EndpointRecord, ConnectError> {
         let record = self.reserve(wanted)?;
         let made = self
             .publish(wanted, &record)
@@ -75,6 +81,7 @@ impl Networks {
             self.disconnect(&wanted.container);
             return Err(error);
         }
+        self.show_names(&wanted.network);
         let known = self.lock();
         let key = (wanted.container.clone(), wanted.network.clone());
         Ok(known.places.get(&key).map_or(record, |place| place.record.clone()))
@@ -106,8 +113,13 @@ impl Networks {
             ports: Vec::new(),
         };
         let key = (wanted.container.clone(), wanted.network.clone());
-        let place =
-            Place { name: wanted.name.clone(), record: record.clone(), publish: Vec::new(), held: Vec::new() };
+        let place = Place {
+            name: wanted.name.clone(),
+            names: wanted.names.clone(),
+            record: record.clone(),
+            publish: Vec::new(),
+            held: Vec::new(),
+        };
         known.places.insert(key, place);
         Ok(record)
     }
@@ -137,7 +149,12 @@ impl Networks {
         Ok(())
     }
 
-    fn attach(&self, wanted: &Wanted, record: &EndpointRecord, netns: BorrowedFd<'_>) -> Result<(), AttachError> {
+    fn attach(
+        &self,
+        wanted: &Wanted,
+        record: &EndpointRecord,
+        netns: BorrowedFd<'_>,
+    ) -> Result<(), AttachError> {
         let (bridge, address) = {
             let known = self.lock();
             let network = known.networks.get(&wanted.network);
@@ -145,7 +162,8 @@ impl Networks {
             let address = record.ip.parse().unwrap_or(IpAddr::V6(Ipv6Addr::UNSPECIFIED));
             (network.record.bridge.clone(), network.ipam.interface_net(address))
         };
-        let gateways = if wanted.gateway { record.gateway.parse().ok().into_iter().collect() } else { Vec::new() };
+        let gateways =
+            if wanted.gateway { record.gateway.parse().ok().into_iter().collect() } else { Vec::new() };
         let port = Port {
             bridge,
             host_name: record.host_name.clone(),
@@ -167,16 +185,19 @@ impl Networks {
             let keys: Vec<_> = known.places.keys().filter(|(id, _)| id == container).cloned().collect();
             for key in keys {
                 let Some(place) = known.places.remove(&key) else { continue };
-                if let (Some(network), Ok(address)) = (known.networks.get_mut(&key.1), place.record.ip.parse()) {
+                if let (Some(network), Ok(address)) =
+                    (known.networks.get_mut(&key.1), place.record.ip.parse())
+                {
                     network.ipam.release(address);
                 }
-                gone.push(place);
+                gone.push((key.1, place));
             }
         }
         if gone.is_empty() {
             return;
         }
-        for place in &gone {
+        for (network, place) in &gone {
+            self.show_names(network);
             if let Err(error) = veth::detach(&place.record.host_name) {
                 crate::log::warning!("{}: {}, continuing", place.record.host_name, crate::log::chain(&error));
             }
@@ -187,10 +208,18 @@ impl Networks {
     }
 
     /// The place of a container that outlived the agent. Before [`Networks::prepare`].
-    pub(crate) fn restore(&self, container: &str, name: &str, network: &str, record: &EndpointRecord) {
+    pub(crate) fn restore(
+        &self,
+        container: &str,
+        name: &str,
+        network: &str,
+        names: Vec<String>,
+        record: &EndpointRecord,
+    ) {
         let mut held = Vec::new();
         for (key, ip, port) in &record.ports {
-            let socket = port_key(key).ok().zip(ip.parse().ok()).map(|((_, protocol), ip)| hold(protocol, ip, *port));
+            let socket =
+                port_key(key).ok().zip(ip.parse().ok()).map(|((_, protocol), ip)| hold(protocol, ip, *port));
             match socket {
                 Some(Ok(socket)) => held.push(socket),
                 Some(Err(error)) => crate::log::warning!("{}, continuing", crate::log::chain(&error)),
@@ -204,7 +233,7 @@ impl Networks {
             crate::log::warning!("{name}: {error}, continuing");
         }
         let place =
-            Place { name: name.to_owned(), record: record.clone(), publish: publishes(record), held };
+            Place { name: name.to_owned(), names, record: record.clone(), publish: publishes(record), held };
         known.places.insert((container.to_owned(), network.to_owned()), place);
     }
 }

@@ -4,6 +4,7 @@
 //! forgotten in it. All calls block on the kernel and belong on a blocking thread.
 
 mod connect;
+mod names;
 mod publish;
 mod registry;
 

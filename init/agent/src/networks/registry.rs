@@ -7,12 +7,15 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use berth_api::docker::networks::{Ipam as ApiIpam, IpamConfig, Network as ApiNetwork, NetworkCreate};
+use berth_net::dns::Host;
 use berth_net::pool::{Ipam, Subnets, overlap};
 use berth_net::ports::Held;
-use berth_net::{IpNet, Mac, bridge, firewall, veth};
+use berth_net::{IpNet, Mac, Upstreams, bridge, firewall, veth};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
+use tokio::sync::watch;
 
+use super::names::Names;
 use crate::command::Refusal;
 use crate::store::{EndpointRecord, write_durably};
 
@@ -57,6 +60,8 @@ pub(super) struct Network {
 #[derive(Debug)]
 pub(super) struct Place {
     pub(super) name: String,
+    /// What the network's name server answers with its address.
+    pub(super) names: Vec<String>,
     pub(super) record: EndpointRecord,
     pub(super) publish: Vec<firewall::Publish>,
     /// Sockets that hold the published ports; closing them gives the ports back.
@@ -77,12 +82,13 @@ pub(crate) struct Networks {
     known: Mutex<Known>,
     /// Held while rules are computed and applied, so that older rules never replace newer ones.
     applying: Mutex<()>,
-    ready: tokio::sync::watch::Sender<bool>,
+    pub(super) names: Names,
+    ready: watch::Sender<bool>,
 }
 
 impl Networks {
     /// Reads the networks kept in `root` and adds the predefined one. Touches no interface.
-    pub(crate) fn open(root: &Path) -> std::io::Result<Self> {
+    pub(crate) fn open(root: &Path, upstreams: watch::Receiver<Upstreams>) -> std::io::Result<Self> {
         std::fs::create_dir_all(root)?;
         let mut known = Known::default();
         for entry in std::fs::read_dir(root)? {
@@ -99,8 +105,14 @@ impl Networks {
             }
         }
         known.add(default_network());
-        let (ready, _) = tokio::sync::watch::channel(false);
-        Ok(Self { root: root.to_owned(), known: Mutex::new(known), applying: Mutex::new(()), ready })
+        let (ready, _) = watch::channel(false);
+        Ok(Self {
+            root: root.to_owned(),
+            known: Mutex::new(known),
+            applying: Mutex::new(()),
+            names: Names::new(upstreams),
+            ready,
+        })
     }
 
     pub(super) fn lock(&self) -> MutexGuard<'_, Known> {
@@ -131,6 +143,11 @@ impl Networks {
                 crate::log::error!("container network {}: {}", config.name, crate::log::chain(&error));
             }
         }
+        let gateways: Vec<(String, IpAddr)> = self.lock().gateways();
+        for (network, gateway) in gateways {
+            self.show_names(&network);
+            self.names.serve(&network, gateway);
+        }
         self.remove_strays();
         let applied = firewall::enable_forwarding().and_then(|()| self.apply());
         if let Err(error) = applied {
@@ -140,11 +157,16 @@ impl Networks {
 
     /// Removes interfaces of containers that are no more.
     fn remove_strays(&self) {
-        let ours: Vec<String> = self.lock().places.values().map(|place| place.record.host_name.clone()).collect();
+        let ours: Vec<String> =
+            self.lock().places.values().map(|place| place.record.host_name.clone()).collect();
         let Ok(interfaces) = veth::list(VETH_PREFIX) else { return };
         for interface in interfaces.into_iter().filter(|interface| !ours.contains(&interface.name)) {
             if let Err(error) = veth::detach(&interface.name) {
-                crate::log::warning!("leftover {}: {}, continuing", interface.name, crate::log::chain(&error));
+                crate::log::warning!(
+                    "leftover {}: {}, continuing",
+                    interface.name,
+                    crate::log::chain(&error)
+                );
             }
         }
     }
@@ -154,6 +176,24 @@ impl Networks {
         let _one_at_a_time = self.applying.lock().unwrap_or_else(PoisonError::into_inner);
         let rules = self.lock().rules();
         firewall::apply(&rules)
+    }
+
+    /// Puts the names of a network's containers in force.
+    pub(super) fn show_names(&self, network: &str) {
+        if network == DEFAULT {
+            return;
+        }
+        let (internal, hosts) = {
+            let known = self.lock();
+            let internal = known.networks.get(network).is_some_and(|network| network.record.internal);
+            let inside = known.places.iter().filter(|((_, name), _)| name == network);
+            let hosts = inside.map(|(_, place)| Host {
+                names: place.names.clone(),
+                addresses: place.record.ip.parse().into_iter().collect(),
+            });
+            (internal, hosts.collect())
+        };
+        self.names.set(network, internal, hosts);
     }
 
     /// All, in Docker's form, the predefined ones among them.
@@ -178,14 +218,6 @@ impl Networks {
         }
     }
 
-    /// Id of a network by name; also of the predefined ones without addresses.
-    pub(crate) fn id_of(&self, name: &str) -> Option<String> {
-        match name {
-            "host" | "none" => Some(predefined_id(name)),
-            _ => self.lock().networks.get(name).map(|network| network.record.id.clone()),
-        }
-    }
-
     /// Makes a network.
     pub(crate) fn create(&self, body: &NetworkCreate) -> Result<String, Refusal> {
         let record = self.decide(body)?;
@@ -194,13 +226,17 @@ impl Networks {
         let text = serde_json::to_vec(&record).map_err(|error| failed(error.to_string()))?;
         self.lock().add(record.clone());
         let config = self.lock().networks.get(&record.name).map(Network::bridge);
-        let made = config.map_or(Ok(0), |config| bridge::ensure(&config)).map_err(|error| crate::log::chain(&error));
+        let made =
+            config.map_or(Ok(0), |config| bridge::ensure(&config)).map_err(|error| crate::log::chain(&error));
         let made = made.and_then(|_| self.apply().map_err(|error| crate::log::chain(&error)));
-        let kept = made.and_then(|()| write_durably(&self.file(&id), &text).map_err(|error| error.to_string()));
-        kept.map(|()| id).map_err(|error| {
+        let kept =
+            made.and_then(|()| write_durably(&self.file(&id), &text).map_err(|error| error.to_string()));
+        kept.map_err(|error| {
             self.lock().networks.remove(&record.name);
             failed(error)
-        })
+        })?;
+        self.names.serve(&record.name, record.gateway);
+        Ok(id)
     }
 
     fn file(&self, id: &str) -> PathBuf {
@@ -210,7 +246,9 @@ impl Networks {
     fn decide(&self, body: &NetworkCreate) -> Result<Record, Refusal> {
         let name = body.name.as_str();
         if matches!(name, "bridge" | "host" | "none" | "default") {
-            return Err(Refusal::Forbidden(format!("operation is not permitted on predefined {name} network")));
+            return Err(Refusal::Forbidden(format!(
+                "operation is not permitted on predefined {name} network"
+            )));
         }
         if name.trim().is_empty() || name.starts_with("container:") {
             return Err(Refusal::Invalid(format!("invalid network name: {name:?}")));
@@ -226,7 +264,8 @@ impl Networks {
             return Err(Refusal::Conflict(format!("network with name {name} already exists")));
         }
         let used: Vec<IpNet> = known.networks.values().map(|network| network.ipam.subnet()).collect();
-        let wanted = body.ipam.as_ref().and_then(|ipam| ipam.config.as_ref()).and_then(|configs| configs.first());
+        let wanted =
+            body.ipam.as_ref().and_then(|ipam| ipam.config.as_ref()).and_then(|configs| configs.first());
         let (subnet, gateway) = subnet(wanted, &used)?;
         let ipam = Ipam::new(subnet, None, gateway).map_err(|error| Refusal::Invalid(error.to_string()))?;
         let id = crate::id::random().map_err(|error| Refusal::Failed(error.to_string()))?;
@@ -274,6 +313,7 @@ impl Networks {
             known.networks.remove(&record.name);
             record
         };
+        self.names.remove(&record.name);
         match std::fs::remove_file(self.file(&record.id)) {
             Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
                 return Err(Refusal::Failed(format!("remove network {}: {error}", record.name)));
@@ -289,7 +329,8 @@ impl Networks {
 fn subnet(wanted: Option<&IpamConfig>, used: &[IpNet]) -> Result<(IpNet, Option<IpAddr>), Refusal> {
     let invalid = |text: &str| Refusal::Invalid(format!("invalid subnet or gateway {text:?}"));
     let Some(wanted) = wanted.filter(|wanted| !wanted.subnet.is_empty()) else {
-        let free = Subnets::new(b"berth").free_v4(used).map_err(|error| Refusal::Failed(error.to_string()))?;
+        let free =
+            Subnets::new(b"berth").free_v4(used).map_err(|error| Refusal::Failed(error.to_string()))?;
         return Ok((IpNet::V4(free), None));
     };
     let subnet: IpNet = wanted.subnet.parse().map_err(|_| invalid(&wanted.subnet))?;
@@ -309,6 +350,12 @@ fn subnet(wanted: Option<&IpamConfig>, used: &[IpNet]) -> Result<(IpNet, Option<
 }
 
 impl Known {
+    /// The networks whose names are served, with where.
+    fn gateways(&self) -> Vec<(String, IpAddr)> {
+        let named = self.networks.values().filter(|network| network.record.name != DEFAULT);
+        named.map(|network| (network.record.name.clone(), network.record.gateway)).collect()
+    }
+
     fn add(&mut self, record: Record) {
         let Ok(subnet) = record.subnet.parse() else {
             return crate::log::warning!("network {}: bad subnet {}, continuing", record.name, record.subnet);
@@ -416,7 +463,9 @@ fn default_network() -> Record {
         name: DEFAULT.to_owned(),
         created: now_text(),
         bridge: DEFAULT_BRIDGE.to_owned(),
-        subnet: IpNet::new(gateway, prefix).map_or_else(|_| IpNet::from(gateway), |net| net.trunc()).to_string(),
+        subnet: IpNet::new(gateway, prefix)
+            .map_or_else(|_| IpNet::from(gateway), |net| net.trunc())
+            .to_string(),
         gateway,
         internal: false,
         labels: BTreeMap::new(),

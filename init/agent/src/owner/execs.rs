@@ -134,9 +134,8 @@ impl Owner {
         }
         let container = self.containers.get(&exec.container).ok_or_else(missing)?;
         let live = container.live.as_ref().filter(|_| container.record.phase() == Phase::Running);
-        let live = live.ok_or_else(|| {
-            Refusal::Conflict(format!("container {} is not running", container.record.id))
-        })?;
+        let live = live
+            .ok_or_else(|| Refusal::Conflict(format!("container {} is not running", container.record.id)))?;
         let failed = |error: std::io::Error| Refusal::Failed(format!("exec: {error}"));
         let pidfd = live.pidfd.try_clone().map_err(failed)?;
         let cgroup = live.group.dir().try_clone_to_owned().map_err(failed)?;
@@ -156,7 +155,8 @@ impl Owner {
                     self.machinery.init.acknowledge(&exit.name);
                 }
                 if let Some((_, answer)) = answer {
-                    let text = error.text.replace("failed to create task for container", "OCI runtime exec failed");
+                    let text =
+                        error.text.replace("failed to create task for container", "OCI runtime exec failed");
                     let refusal = match error.refusal() {
                         Refusal::Invalid(_) => Refusal::Invalid(text),
                         _ => Refusal::Failed(text),

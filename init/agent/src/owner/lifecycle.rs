@@ -83,7 +83,7 @@ impl Owner {
         };
         let record = container.record.clone();
         self.spawn_networked(move || {
-            let launched = start::start(&machinery, &record, &attempt, joined);
+            let launched = start::start(&machinery, &record, &attempt, joined.as_ref());
             Happening::Launched(record.id, run, launched.map(Box::new))
         });
     }
@@ -96,10 +96,7 @@ impl Owner {
         let other = self.find(other).map_err(|error| StartError::failed(error.to_string()))?;
         let running = other.record.running().zip(other.live.as_ref());
         let (run, live) = running.ok_or_else(|| {
-            StartError::failed(format!(
-                "cannot join network of a non running container: {}",
-                other.record.id
-            ))
+            StartError::failed(format!("cannot join network of a non running container: {}", other.record.id))
         })?;
         let pidfd = live.pidfd.try_clone().map_err(|error| StartError::failed(error.to_string()))?;
         Ok(Some(Joined { pidfd, pid: run.pid, id: other.record.id.clone() }))
@@ -116,6 +113,7 @@ impl Owner {
     fn runs(&mut self, id: &str, run: u32, launched: Launched) {
         let machinery = self.machinery.clone();
         let Some(container) = self.containers.get_mut(id) else { return };
+        let Some(Phase::Running) = container.record.phase().after(Event::Started) else { return };
         let Some(mut attempt) = container.record.attempt.take() else { return };
         attempt.base = launched.base;
         container.record.status = Status::Running(RunRecord {
@@ -160,6 +158,10 @@ impl Owner {
     fn failed(&mut self, id: &str, run: u32, error: &StartError) {
         let machinery = self.machinery.clone();
         let Some(container) = self.containers.get_mut(id) else { return };
+        let first = matches!(container.record.status, Status::Created { .. });
+        if container.record.phase().after(Event::Failed { first }).is_none() {
+            return;
+        }
         let name = container.record.name.clone();
         crate::log::error!("container {name} not started: {}", error.text);
         let attempt = container.record.attempt.take();
@@ -222,7 +224,13 @@ impl Owner {
     }
 
     /// A user's stop.
-    pub(super) fn stop(&mut self, id: &str, timeout_s: Option<i64>, signal: Option<&str>, answer: Answer<Changed>) {
+    pub(super) fn stop(
+        &mut self,
+        id: &str,
+        timeout_s: Option<i64>,
+        signal: Option<&str>,
+        answer: Answer<Changed>,
+    ) {
         let machinery = self.machinery.clone();
         let container = match self.get(id) {
             Ok(container) => container,
@@ -288,7 +296,13 @@ impl Owner {
     }
 
     /// A user's restart.
-    pub(super) fn restart(&mut self, id: &str, timeout_s: Option<i64>, signal: Option<&str>, answer: Answer<()>) {
+    pub(super) fn restart(
+        &mut self,
+        id: &str,
+        timeout_s: Option<i64>,
+        signal: Option<&str>,
+        answer: Answer<()>,
+    ) {
         let container = match self.get(id) {
             Ok(container) => container,
             Err(error) => return drop(answer.send(Err(error))),
@@ -321,7 +335,8 @@ impl Owner {
 
     pub(super) fn kill(&mut self, id: &str, text: &str) -> Result<(), Refusal> {
         let text = if text.is_empty() { "KILL" } else { text };
-        let number = signal::parse(text).ok_or_else(|| Refusal::Invalid(format!("invalid signal: {text}")))?;
+        let number =
+            signal::parse(text).ok_or_else(|| Refusal::Invalid(format!("invalid signal: {text}")))?;
         let machinery = self.machinery.clone();
         let container = self.get(id)?;
         let name = container.record.name.clone();
@@ -389,7 +404,10 @@ impl Container {
     /// No further start is wanted.
     pub(super) fn cancel_restart(&mut self) {
         self.disarm();
-        if let Status::Restarting { last, .. } = &self.record.status {
+        let allowed = self.record.phase().after(Event::Cancel).is_some();
+        if let Status::Restarting { last, .. } = &self.record.status
+            && allowed
+        {
             self.record.status = Status::Exited(last.clone());
             let end = WaitEnd { code: super::view::last_end(&self.record).code, error: None };
             self.tell_waiters(&[WaitFor::NotRunning], &end);

@@ -103,14 +103,18 @@ impl Owner {
     }
 
     /// Works until nobody can ask for anything any more.
-    pub(crate) async fn run(mut self, mut commands: mpsc::Receiver<Command>, mut init: mpsc::Receiver<FromInit>) {
+    pub(crate) async fn run(
+        mut self,
+        mut commands: mpsc::Receiver<Command>,
+        mut init: mpsc::Receiver<FromInit>,
+    ) {
         loop {
             tokio::select! {
                 command = commands.recv() => match command {
                     Some(command) => self.command(command),
                     None => return,
                 },
-                Some(message) = init.recv() => self.from_init(message),
+                Some(message) = init.recv() => self.told_by_init(message),
                 Some(happening) = self.happened.recv() => self.happening(happening),
             }
         }
@@ -120,7 +124,9 @@ impl Owner {
         match command {
             Command::Create(create, answer) => drop(answer.send(self.create(*create))),
             Command::Start(id, answer) => self.start(&id, answer),
-            Command::Stop(id, timeout_s, signal, answer) => self.stop(&id, timeout_s, signal.as_deref(), answer),
+            Command::Stop(id, timeout_s, signal, answer) => {
+                self.stop(&id, timeout_s, signal.as_deref(), answer);
+            }
             Command::Restart(id, timeout_s, signal, answer) => {
                 self.restart(&id, timeout_s, signal.as_deref(), answer);
             }
@@ -146,7 +152,7 @@ impl Owner {
         }
     }
 
-    fn from_init(&mut self, message: FromInit) {
+    fn told_by_init(&mut self, message: FromInit) {
         match message {
             FromInit::Exited(exit) => self.exited(&exit),
             FromInit::Shutdown { action, deadline_s } => self.shut_down(action, deadline_s),
@@ -224,8 +230,13 @@ impl Owner {
         attributes.insert("image".to_owned(), record.image_name.clone());
         attributes.insert("name".to_owned(), record.name.clone());
         attributes.extend(more.iter().map(|(key, value)| ((*key).to_owned(), value.clone())));
-        let event =
-            Event { kind: "container", action: action.to_owned(), id: id.to_owned(), attributes, at_ns: now_ns() };
+        let event = Event {
+            kind: "container",
+            action: action.to_owned(),
+            id: id.to_owned(),
+            attributes,
+            at_ns: now_ns(),
+        };
         // No receiver is no error: nobody listens.
         let _ = self.events.send(event);
     }

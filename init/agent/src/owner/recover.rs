@@ -40,7 +40,7 @@ impl Owner {
                 wanted.push(id);
             }
         }
-        self.remove_strays(kept);
+        self.remove_strays(&kept);
         wanted
     }
 
@@ -108,7 +108,8 @@ impl Owner {
     /// A container that does not run and is to be removed: it settles when the others start.
     fn must_go(&self, id: &str) -> bool {
         let Some(container) = self.containers.get(id) else { return false };
-        let auto = container.record.host_config.auto_remove && matches!(container.record.status, Status::Exited(_));
+        let auto =
+            container.record.host_config.auto_remove && matches!(container.record.status, Status::Exited(_));
         auto || matches!(container.next, Next::Remove { .. })
     }
 
@@ -117,7 +118,8 @@ impl Owner {
         let ran = record.run > 0 && matches!(record.status, Status::Exited(_));
         let unit = record.unit.is_some() && record.interrupted;
         // A restart of the agent alone changes nothing for a container that had ended.
-        ran && self.fresh_boot && (unit || record.policy().at_boot(record.stopped_by_user, record.interrupted))
+        ran && self.fresh_boot
+            && (unit || record.policy().at_boot(record.stopped_by_user, record.interrupted))
     }
 
     /// Connects to a run that goes on. Its streams, when init has them; none when it is gone.
@@ -132,13 +134,11 @@ impl Owner {
                 return None;
             }
         };
-        let ends = self.take_streams(record, number, kept);
+        let ends = Self::take_streams(record, number, kept);
         if let Some(base) = run.attempt.base {
             self.machinery.slots.adopt(base);
         }
-        for (network, endpoint) in &run.endpoints {
-            self.machinery.networks.restore(&record.id, &record.name, network, endpoint);
-        }
+        self.restore_places(record, run);
         crate::log::info!("container {} taken over, pid {}", record.name, run.pid);
         container.live = Some(Live { pidfd, group });
         container.leaving = Leaving { kernel: true, output: true };
@@ -146,7 +146,14 @@ impl Owner {
         ends
     }
 
-    fn take_streams(&self, record: &Record, run: u32, kept: &mut Kept) -> Option<Ends> {
+    fn restore_places(&self, record: &Record, run: &RunRecord) {
+        for (network, endpoint) in &run.endpoints {
+            let names = record.names_in(network);
+            self.machinery.networks.restore(&record.id, &record.name, network, names, endpoint);
+        }
+    }
+
+    fn take_streams(record: &Record, run: u32, kept: &mut Kept) -> Option<Ends> {
         let fds = kept.stored.remove(&start::streams_name(&record.id, run)).unwrap_or_default();
         let input = kept.stored.remove(&start::input_name(&record.id, run));
         let input = input.and_then(|fds| fds.into_iter().next());
@@ -165,11 +172,9 @@ impl Owner {
             self.machinery.slots.adopt(base);
         }
         let record = container.record.clone();
-        for (network, endpoint) in &run.endpoints {
-            self.machinery.networks.restore(&record.id, &record.name, network, endpoint);
-        }
         container.log.begin(number);
         container.leaving = Leaving { kernel: true, output: false };
+        self.restore_places(&record, run);
         let name = record.process_name(number);
         let position = kept.exited.iter().position(|exit| exit.name.as_str() == name);
         let exit = position.map(|position| kept.exited.remove(position));
@@ -183,7 +188,7 @@ impl Owner {
         };
         let exit = exit.unwrap_or_else(unseen);
         // What it wrote before its end is still in the pipes.
-        match self.take_streams(&record, number, kept) {
+        match Self::take_streams(&record, number, kept) {
             Some(ends) => {
                 if let Some(container) = self.containers.get_mut(id) {
                     container.leaving.output = true;
@@ -207,7 +212,7 @@ impl Owner {
     }
 
     /// Removes what belongs to no container: descriptors, exits, processes, cgroups.
-    fn remove_strays(&mut self, kept: Kept) {
+    fn remove_strays(&mut self, kept: &Kept) {
         let init = &self.machinery.init;
         for name in kept.stored.keys() {
             init.remove(name);

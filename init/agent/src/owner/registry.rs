@@ -131,7 +131,9 @@ impl Owner {
     pub(super) fn rename(&mut self, id: &str, name: &str) -> Result<(), Refusal> {
         let name = create::check_name(name)?.to_owned();
         if self.find(id)?.record.name == name {
-            return Err(Refusal::Invalid("Renaming a container with the same name as its current name".to_owned()));
+            return Err(Refusal::Invalid(
+                "Renaming a container with the same name as its current name".to_owned(),
+            ));
         }
         self.check_free(&name)?;
         let machinery = self.machinery.clone();
@@ -153,13 +155,14 @@ impl Owner {
         let old = container.record.clone();
         merge_update(&mut container.record.host_config, body);
         let host = &container.record.host_config;
-        let changed = start::check_bounds(host).map_err(Refusal::Invalid).and_then(|()| match &container.live {
-            Some(live) => {
-                let limits = start::limits(&container.record);
-                live.group.set(&limits).map_err(|error| Refusal::Failed(error.to_string()))
-            }
-            None => Ok(()),
-        });
+        let changed =
+            start::check_bounds(host).map_err(Refusal::Invalid).and_then(|()| match &container.live {
+                Some(live) => {
+                    let limits = start::limits(&container.record);
+                    live.group.set(&limits).map_err(|error| Refusal::Failed(error.to_string()))
+                }
+                None => Ok(()),
+            });
         if let Err(error) = changed.and_then(|()| save(&machinery, &container.record)) {
             container.record = old;
             return Err(error);
@@ -310,7 +313,12 @@ impl Owner {
     }
 
     /// Puts a container that does not run into a network.
-    pub(super) fn connect(&mut self, id: &str, network: &str, settings: EndpointSettings) -> Result<(), Refusal> {
+    pub(super) fn connect(
+        &mut self,
+        id: &str,
+        network: &str,
+        settings: EndpointSettings,
+    ) -> Result<(), Refusal> {
         let name = self.machinery.networks.resolve(network);
         let name = name.ok_or_else(|| Refusal::NotFound(format!("network {network} not found")))?;
         self.change_networks(id, |record| {
@@ -330,7 +338,9 @@ impl Owner {
         let name = self.machinery.networks.resolve(network).unwrap_or_else(|| network.to_owned());
         self.change_networks(id, |record| match record.networks.remove(&name) {
             Some(_) => Ok(()),
-            None => Err(Refusal::Failed(format!("container {} is not connected to network {name}", record.id))),
+            None => {
+                Err(Refusal::Failed(format!("container {} is not connected to network {name}", record.id)))
+            }
         })
     }
 
@@ -371,8 +381,7 @@ fn merge_update(host: &mut berth_api::docker::containers::HostConfig, body: &Upd
             *own = new;
         }
     }
-    for (own, new) in
-        [(&mut host.cpuset_cpus, &body.cpuset_cpus), (&mut host.cpuset_mems, &body.cpuset_mems)]
+    for (own, new) in [(&mut host.cpuset_cpus, &body.cpuset_cpus), (&mut host.cpuset_mems, &body.cpuset_mems)]
     {
         if !new.is_empty() {
             own.clone_from(new);

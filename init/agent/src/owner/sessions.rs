@@ -39,7 +39,7 @@ impl Owner {
         };
         let failed = |error: std::io::Error| Refusal::Failed(format!("attach: {error}"));
         let output = logs::output(&container.log, request, run).map_err(failed)?;
-        let input = (request.stdin && record.config.open_stdin || request.stdin && record.config.tty).then(|| {
+        let input = (request.stdin && record.config.open_stdin).then(|| {
             let (sender, receiver) = mpsc::channel(INPUT_QUEUE);
             let done = (record.config.stdin_once && !record.config.tty).then(|| {
                 let id = record.id.clone();
@@ -63,7 +63,8 @@ impl Owner {
     /// Closes standard input, as `StdinOnce` wants when its client is done.
     pub(super) fn input_done(&mut self, id: &str, run: u32) {
         let machinery = self.machinery.clone();
-        let Some(container) = self.containers.get_mut(id).filter(|container| container.record.run == run) else {
+        let Some(container) = self.containers.get_mut(id).filter(|container| container.record.run == run)
+        else {
             return;
         };
         container.input.send_replace(None);

@@ -32,8 +32,12 @@ pub(super) fn of(record: &Record, execs: &BTreeSet<Id>) -> View {
 fn state(record: &Record) -> State {
     match &record.status {
         Status::Created { error, code } => State::Created { error: error.clone(), code: *code },
-        Status::Running(run) => State::Running { pid: run.pid, started_ns: run.started_ns, paused: run.paused },
-        Status::Restarting { last, next_ns, .. } => State::Restarting { last: last.clone(), next_ns: *next_ns },
+        Status::Running(run) => {
+            State::Running { pid: run.pid, started_ns: run.started_ns, paused: run.paused }
+        }
+        Status::Restarting { last, next_ns, .. } => {
+            State::Restarting { last: last.clone(), next_ns: *next_ns }
+        }
         Status::Exited(ended) => State::Exited(ended.clone()),
         Status::Removing => State::Removing,
     }
@@ -61,8 +65,6 @@ fn networks(record: &Record) -> BTreeMap<String, Endpoint> {
     let wanted = record.networks.iter().map(|(name, settings)| {
         let aliases = settings.aliases.clone().unwrap_or_default();
         let place = running.and_then(|run| run.endpoints.get(name)).cloned().unwrap_or_default();
-        let mut dns_names = vec![record.name.clone(), crate::id::short(&record.id).to_owned()];
-        dns_names.extend(aliases.iter().cloned());
         let endpoint = Endpoint {
             network_id: place.network_id,
             endpoint_id: place.endpoint_id,
@@ -72,7 +74,7 @@ fn networks(record: &Record) -> BTreeMap<String, Endpoint> {
             mac: place.mac,
             ip6: None,
             aliases,
-            dns_names,
+            dns_names: record.names_in(name),
         };
         (name.clone(), endpoint)
     });

@@ -16,8 +16,22 @@ const PERIOD_US: u64 = 100_000;
 
 /// Names of rlimits by Linux number (`RLIMIT_*`).
 const RLIMITS: [&str; 16] = [
-    "cpu", "fsize", "data", "stack", "core", "rss", "nproc", "nofile", "memlock", "as", "locks", "sigpending",
-    "msgqueue", "nice", "rtprio", "rttime",
+    "cpu",
+    "fsize",
+    "data",
+    "stack",
+    "core",
+    "rss",
+    "nproc",
+    "nofile",
+    "memlock",
+    "as",
+    "locks",
+    "sigpending",
+    "msgqueue",
+    "nice",
+    "rtprio",
+    "rttime",
 ];
 
 /// Refuses numbers that make no sense, in Docker's words.
@@ -26,13 +40,17 @@ pub(crate) fn check(host: &HostConfig) -> Result<(), String> {
         return Err("Minimum memory limit allowed is 6MB".to_owned());
     }
     if host.memory_swap > 0 && host.memory == 0 {
-        return Err("You should always set the Memory limit when using Memoryswap limit, see usage".to_owned());
+        return Err(
+            "You should always set the Memory limit when using Memoryswap limit, see usage".to_owned()
+        );
     }
     if host.memory_swap > 0 && host.memory_swap < host.memory {
         return Err("Minimum memoryswap limit should be larger than memory limit, see usage".to_owned());
     }
     if host.memory_reservation > 0 && host.memory > 0 && host.memory_reservation > host.memory {
-        return Err("Minimum memory limit can not be less than memory reservation limit, see usage".to_owned());
+        return Err(
+            "Minimum memory limit can not be less than memory reservation limit, see usage".to_owned()
+        );
     }
     if host.nano_cpus < 0 || host.nano_cpus > 0 && (host.cpu_quota > 0 || host.cpu_period > 0) {
         return Err("Conflicting options: Nano CPUs and CPU Period/Quota cannot both be set.".to_owned());
@@ -47,7 +65,9 @@ pub(crate) fn limits(record: &Record) -> Limits {
     let memory = bytes(host.memory);
     let swap_max = match (memory, host.memory_swap) {
         (Some(_), -1) => Some(Bound::Max),
-        (Some(memory), swap) if swap > 0 => Some(Bound::At(bytes(swap).unwrap_or(memory).saturating_sub(memory))),
+        (Some(memory), swap) if swap > 0 => {
+            Some(Bound::At(bytes(swap).unwrap_or(memory).saturating_sub(memory)))
+        }
         // Docker's default: as much swap as memory.
         (Some(memory), _) => Some(Bound::At(memory)),
         (None, _) => None,
@@ -57,9 +77,10 @@ pub(crate) fn limits(record: &Record) -> Limits {
             let quota_us = nano.saturating_mul(PERIOD_US) / 1_000_000_000;
             Some(CpuMax { quota_us: Bound::At(quota_us.max(1000)), period_us: PERIOD_US })
         }
-        (None, Some(quota)) => {
-            Some(CpuMax { quota_us: Bound::At(quota), period_us: bytes(host.cpu_period).unwrap_or(PERIOD_US) })
-        }
+        (None, Some(quota)) => Some(CpuMax {
+            quota_us: Bound::At(quota),
+            period_us: bytes(host.cpu_period).unwrap_or(PERIOD_US),
+        }),
         (None, None) => None,
     };
     let list = |text: &str| (!text.is_empty()).then(|| text.to_owned());

@@ -45,7 +45,10 @@ impl StartError {
         let failure = match error {
             LaunchError::Step(failure) => failure,
             connection @ LaunchError::Connection(_) => {
-                return Self::failed(format!("failed to create task for container: {}", crate::log::chain(&connection)));
+                return Self::failed(format!(
+                    "failed to create task for container: {}",
+                    crate::log::chain(&connection)
+                ));
             }
         };
         let errno = Errno::from_raw_os_error(failure.errno);
@@ -53,9 +56,13 @@ impl StartError {
             ("exec", Errno::NOENT) if program.contains('/') => {
                 (127, format!("exec: \"{program}\": stat {program}: no such file or directory"))
             }
-            ("exec", Errno::NOENT) => (127, format!("exec: \"{program}\": executable file not found in $PATH")),
+            ("exec", Errno::NOENT) => {
+                (127, format!("exec: \"{program}\": executable file not found in $PATH"))
+            }
             ("exec", Errno::ACCESS | Errno::PERM) => (126, format!("exec: \"{program}\": permission denied")),
-            ("exec", Errno::ISDIR) => (126, format!("exec: \"{program}\": is a directory: permission denied")),
+            ("exec", Errno::ISDIR) => {
+                (126, format!("exec: \"{program}\": is a directory: permission denied"))
+            }
             ("exec", Errno::NOEXEC) => (126, format!("exec \"{program}\": exec format error")),
             ("user", _) => return Self::failed(failure.detail),
             _ => (128, failure.to_string()),
@@ -80,7 +87,8 @@ mod tests {
     use super::*;
 
     fn text(step: &str, errno: Errno, program: &str) -> (i64, String) {
-        let failure = Failure { step: step.to_owned(), detail: "who".to_owned(), errno: errno.raw_os_error() };
+        let failure =
+            Failure { step: step.to_owned(), detail: "who".to_owned(), errno: errno.raw_os_error() };
         let error = StartError::launch(LaunchError::Step(failure), &[program.to_owned()]);
         assert_eq!(matches!(error.refusal(), Refusal::Invalid(_)), error.code < 128);
         (error.code, error.text)

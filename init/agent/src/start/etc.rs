@@ -5,6 +5,7 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
+use crate::networks::DEFAULT;
 use crate::store::{EndpointRecord, Record};
 
 /// The machine's own, kept up to date by the network.
@@ -13,13 +14,22 @@ const HOST_RESOLV: &str = "/run/berth/resolv.conf";
 const HOST_GATEWAY: &str = "172.17.0.1";
 
 /// Writes the three files below a container's directory and gives theirs.
-pub(super) fn write(dir: &Path, record: &Record, endpoints: &[(String, EndpointRecord)]) -> io::Result<PathBuf> {
+pub(super) fn write(
+    dir: &Path,
+    record: &Record,
+    endpoints: &[(String, EndpointRecord)],
+) -> io::Result<PathBuf> {
     let etc = dir.join("etc");
     fs::create_dir_all(&etc)?;
     fs::write(etc.join("hostname"), format!("{}\n", record.config.hostname))?;
     fs::write(etc.join("hosts"), hosts(record, endpoints))?;
     let machine = fs::read_to_string(HOST_RESOLV).unwrap_or_default();
-    fs::write(etc.join("resolv.conf"), resolv(record, &machine))?;
+    let named = endpoints.iter().find(|(network, _)| network != DEFAULT);
+    let text = match named {
+        Some((_, endpoint)) => resolv_named(record, &endpoint.gateway, &machine),
+        None => resolv(record, &machine),
+    };
+    fs::write(etc.join("resolv.conf"), text)?;
     Ok(etc)
 }
 
@@ -44,6 +54,19 @@ fn hosts(record: &Record, endpoints: &[(String, EndpointRecord)]) -> String {
     text
 }
 
+/// In a network of the user's, its name server answers, and asks the machine's for what it does not know.
+fn resolv_named(record: &Record, gateway: &str, machine: &str) -> String {
+    let rest = resolv(record, machine);
+    let rest = rest.lines().filter(|line| !line.starts_with("nameserver") && !line.starts_with("options"));
+    let mut text = format!("nameserver {gateway}\n");
+    for line in rest {
+        text.push_str(line);
+        text.push('\n');
+    }
+    text.push_str("options ndots:0\n");
+    text
+}
+
 fn resolv(record: &Record, machine: &str) -> String {
     let host = &record.host_config;
     let wanted = |list: &Option<Vec<String>>| list.clone().filter(|list| !list.is_empty());
@@ -54,7 +77,10 @@ fn resolv(record: &Record, machine: &str) -> String {
     let mut text = String::new();
     let servers = wanted(&host.dns).unwrap_or_else(|| {
         // A loopback server of the machine is nobody's server inside a container.
-        from_machine("nameserver").into_iter().filter(|server| !server.starts_with("127.") && server != "::1").collect()
+        from_machine("nameserver")
+            .into_iter()
+            .filter(|server| !server.starts_with("127.") && server != "::1")
+            .collect()
     });
     for server in servers {
         let _ = writeln!(text, "nameserver {server}");

@@ -79,7 +79,7 @@ pub(crate) fn start(
     machinery: &Machinery,
     record: &Record,
     attempt: &Attempt,
-    joined: Option<Joined>,
+    joined: Option<&Joined>,
 ) -> Result<Launched, StartError> {
     let mut undo = Undo { machinery, record, run: attempt.run, group: None, base: None };
     match start_steps(machinery, record, attempt, joined, &mut undo) {
@@ -95,7 +95,7 @@ fn start_steps(
     machinery: &Machinery,
     record: &Record,
     attempt: &Attempt,
-    joined: Option<Joined>,
+    joined: Option<&Joined>,
     undo: &mut Undo<'_>,
 ) -> Result<Launched, StartError> {
     let image = machinery.images.find(&record.image_id).map_err(|error| StartError::image(&error))?;
@@ -109,10 +109,12 @@ fn start_steps(
     let slot = slot(machinery, record)?;
     undo.base = slot.as_ref().map(|slot| slot.base);
 
-    let endpoints = network(machinery, record, slot.as_ref(), joined.as_ref())?;
-    let etc = match &joined {
+    let endpoints = network(machinery, record, slot.as_ref(), joined)?;
+    let etc = match joined {
         Some(joined) => machinery.store.dir(&joined.id).join("etc"),
-        None => etc::write(&machinery.store.dir(&record.id), record, &endpoints).map_err(StartError::io("etc"))?,
+        None => {
+            etc::write(&machinery.store.dir(&record.id), record, &endpoints).map_err(StartError::io("etc"))?
+        }
     };
     let streams = streams::make(record, undo.base).map_err(StartError::io("streams"))?;
     streams.keep(&machinery.init, &record.id, attempt.run).map_err(StartError::io("streams"))?;
@@ -121,7 +123,7 @@ fn start_steps(
         name: record.process_name(attempt.run),
         group: &group,
         slot: slot.as_ref(),
-        joined: joined.as_ref(),
+        joined,
         layers: &layers,
         dir: machinery.store.dir(&record.id),
         etc,
@@ -169,6 +171,7 @@ fn network(
             container: record.id.clone(),
             name: record.name.clone(),
             network: network.clone(),
+            names: record.names_in(network),
             interface: format!("eth{number}"),
             ip,
             mac,

@@ -127,8 +127,12 @@ fn mount_record(mount: &Mount) -> Result<MountRecord, Refusal> {
     match mount.kind.as_str() {
         "volume" => {
             let options: VolumeOptions = mount.volume_options.clone().unwrap_or_default();
-            if !options.subpath.is_empty() || options.driver_config.is_some_and(|driver| driver.options.is_some()) {
-                return Err(Refusal::Unsupported("volume subpaths and driver options are not offered".to_owned()));
+            if !options.subpath.is_empty()
+                || options.driver_config.is_some_and(|driver| driver.options.is_some())
+            {
+                return Err(Refusal::Unsupported(
+                    "volume subpaths and driver options are not offered".to_owned(),
+                ));
             }
             let kind = MountKind::Volume {
                 name: mount.source.clone(),
@@ -166,7 +170,9 @@ fn mount_record(mount: &Mount) -> Result<MountRecord, Refusal> {
         "image" | "cluster" | "npipe" => {
             Err(Refusal::Unsupported(format!("mounts of type {} are not offered", mount.kind)))
         }
-        other => Err(Refusal::Invalid(format!("invalid mount config for type \"{other}\": mount type unknown"))),
+        other => {
+            Err(Refusal::Invalid(format!("invalid mount config for type \"{other}\": mount type unknown")))
+        }
     }
 }
 

@@ -12,10 +12,10 @@ use berth_runtime::plan::{
 use berth_runtime::{capability, defaults};
 use rustix::fs::{Mode, OFlags, open};
 
+use super::Joined;
 use super::bounds::rlimits;
 use super::error::StartError;
 use super::streams::Streams;
-use super::Joined;
 use crate::launcher::OwnedSlot;
 use crate::slots::RANGE;
 use crate::store::{MountKind, MountRecord, Record};
@@ -60,18 +60,18 @@ impl Fds {
     /// Opens a path of ours as a place in the tree.
     fn path(&mut self, path: &Path) -> Result<Fd, StartError> {
         let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let fd = open(path, flags, Mode::empty()).map_err(|error| at(path, error.into()))?;
+        let fd = open(path, flags, Mode::empty()).map_err(|error| at(path, &error.into()))?;
         Ok(self.add(fd))
     }
 
     fn dir(&mut self, path: &Path) -> Result<Fd, StartError> {
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let fd = open(path, flags, Mode::empty()).map_err(|error| at(path, error.into()))?;
+        let fd = open(path, flags, Mode::empty()).map_err(|error| at(path, &error.into()))?;
         Ok(self.add(fd))
     }
 }
 
-fn at(path: &Path, error: io::Error) -> StartError {
+fn at(path: &Path, error: &io::Error) -> StartError {
     StartError::failed(format!("failed to create task for container: open {}: {error}", path.display()))
 }
 
@@ -142,7 +142,7 @@ fn namespaces(record: &Record, places: &Places<'_>, fds: &mut Fds) -> Result<Nam
     let net = match (places.joined, host.network_mode.as_str(), slot_net) {
         (Some(joined), ..) => {
             let path = format!("/proc/{}/ns/net", joined.pid);
-            let fd = File::open(&path).map_err(|error| at(Path::new(&path), error))?;
+            let fd = File::open(&path).map_err(|error| at(Path::new(&path), &error))?;
             // The pid was the container's for certain if its process still lives after the open.
             let gone = || StartError::failed("the container whose network is joined has ended".to_owned());
             if ended(&joined.pidfd).map_err(|_| gone())? {
@@ -202,10 +202,10 @@ fn user_mount(wanted: &MountRecord, volumes: &Volumes, fds: &mut Fds) -> Result<
         MountKind::Bind { source, create, slave } => {
             let path = Path::new(source);
             if *create && std::fs::symlink_metadata(path).is_err() {
-                std::fs::create_dir_all(path).map_err(|error| at(path, error))?;
+                std::fs::create_dir_all(path).map_err(|error| at(path, &error))?;
             }
             let flags = OFlags::PATH | OFlags::CLOEXEC;
-            let fd = open(path, flags, Mode::empty()).map_err(|error| at(path, error.into()))?;
+            let fd = open(path, flags, Mode::empty()).map_err(|error| at(path, &error.into()))?;
             let idmap = can_shift(&fd);
             let fd = fds.add(fd);
             let mut mount = bind(target, fd, wanted.readonly, false, *slave);
@@ -234,7 +234,7 @@ fn user_mount(wanted: &MountRecord, volumes: &Volumes, fds: &mut Fds) -> Result<
 fn can_shift(fd: &OwnedFd) -> bool {
     /// `EXT4_SUPER_MAGIC`, `XFS_SUPER_MAGIC`, `BTRFS_SUPER_MAGIC`, `EROFS_SUPER_MAGIC_V1`, `MSDOS_SUPER_MAGIC`.
     const SHIFTING: [i64; 5] = [0xef53, 0x5846_5342, 0x9123_683e, 0xe0f5_e1e2, 0x4d44];
-    rustix::fs::fstatfs(fd).is_ok_and(|fs| SHIFTING.contains(&i64::from(fs.f_type)))
+    rustix::fs::fstatfs(fd).is_ok_and(|fs| SHIFTING.contains(&fs.f_type))
 }
 
 fn bind(target: String, fd: Fd, readonly: bool, copy_up: bool, slave: bool) -> Mount {
@@ -247,7 +247,7 @@ fn devices(record: &Record, fds: &mut Fds) -> Result<Vec<Device>, StartError> {
     for device in record.host_config.devices.iter().flatten() {
         let path = Path::new(&device.path_on_host);
         let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let fd = open(path, flags, Mode::empty()).map_err(|error| at(path, error.into()))?;
+        let fd = open(path, flags, Mode::empty()).map_err(|error| at(path, &error.into()))?;
         let target = match device.path_in_container.as_str() {
             "" => device.path_on_host.clone(),
             target => target.to_owned(),
@@ -260,7 +260,15 @@ fn devices(record: &Record, fds: &mut Fds) -> Result<Vec<Device>, StartError> {
 fn process(record: &Record, stdio: Stdio) -> Result<Process, StartError> {
     let config = &record.config;
     let env = environment(record, config.env.as_deref().unwrap_or_default(), config.tty);
-    user_process(record, record.args.clone(), env, &config.user, &config.working_dir, record.host_config.privileged, stdio)
+    user_process(
+        record,
+        record.args.clone(),
+        env,
+        &config.user,
+        &config.working_dir,
+        record.host_config.privileged,
+        stdio,
+    )
 }
 
 /// A process with a container's confinement: its first one, or an exec session's.
@@ -278,10 +286,11 @@ pub(crate) fn user_process(
     let capabilities = capability::from_add_drop(&names(&host.cap_add), &names(&host.cap_drop), privileged)
         .map_err(|error| StartError::failed(error.to_string()))?;
     let options = host.security_opt.as_deref().unwrap_or_default();
-    let unconfined = options.iter().any(|option| matches!(option.as_str(), "seccomp=unconfined" | "seccomp:unconfined"));
-    let may_gain = options.iter().any(|option| {
-        matches!(option.as_str(), "no-new-privileges=false" | "no-new-privileges:false")
-    });
+    let unconfined =
+        options.iter().any(|option| matches!(option.as_str(), "seccomp=unconfined" | "seccomp:unconfined"));
+    let may_gain = options
+        .iter()
+        .any(|option| matches!(option.as_str(), "no-new-privileges=false" | "no-new-privileges:false"));
     Ok(Process {
         args,
         env,

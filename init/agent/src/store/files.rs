@@ -91,7 +91,8 @@ impl Store {
     pub(crate) fn save(&self, record: &Record) -> Result<(), StoreError> {
         let dir = self.dir(&record.id);
         let path = dir.join("record.json");
-        let text = serde_json::to_vec(record).map_err(|source| StoreError::Garbled { path: path.clone(), source })?;
+        let text = serde_json::to_vec(record)
+            .map_err(|source| StoreError::Garbled { path: path.clone(), source })?;
         write_durably(&path, &text).map_err(at("write", &path))
     }
 
@@ -138,7 +139,8 @@ mod tests {
     use crate::store::Status;
 
     fn fixture() -> Record {
-        read(Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/records/format-1.json"))).expect("the fixture")
+        read(Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/records/format-1.json")))
+            .expect("the fixture")
     }
 
     #[test]

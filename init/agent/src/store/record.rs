@@ -189,6 +189,15 @@ impl Record {
         }
     }
 
+    /// Names it goes by in a network: its own, its short id, its aliases there.
+    pub(crate) fn names_in(&self, network: &str) -> Vec<String> {
+        let settings = self.networks.get(network);
+        let aliases = settings.and_then(|settings| settings.aliases.clone()).unwrap_or_default();
+        let mut names = vec![self.name.clone(), crate::id::short(&self.id).to_owned()];
+        names.extend(aliases);
+        names
+    }
+
     /// Its restart policy.
     pub(crate) fn policy(&self) -> Policy {
         let policy = &self.host_config.restart_policy;
