@@ -169,21 +169,18 @@ fn run_container(wanted: &Create) -> Result<u8, OciError> {
 }
 
 fn run_exec(root: &std::path::Path, wanted: ExecArguments) -> Result<u8, OciError> {
-    let spec = match &wanted.process {
-        Some(path) => {
-            let text = std::fs::read(path).map_err(|source| OciError::File {
-                what: "read",
-                path: path.clone(),
-                source,
-            })?;
-            serde_json::from_slice(&text).map_err(|source| OciError::Json { path: path.clone(), source })?
-        }
-        None => {
-            let own = Container::open(root, &wanted.id)?.spec.process.clone().unwrap_or_default();
-            let env = own.env.iter().chain(&wanted.env).cloned().collect();
-            let cwd = wanted.cwd.clone().unwrap_or_else(|| own.cwd.clone());
-            ProcessSpec { args: wanted.args, env, cwd, terminal: false, ..own }
-        }
+    let spec = if let Some(path) = &wanted.process {
+        let text = std::fs::read(path).map_err(|source| OciError::File {
+            what: "read",
+            path: path.clone(),
+            source,
+        })?;
+        serde_json::from_slice(&text).map_err(|source| OciError::Json { path: path.clone(), source })?
+    } else {
+        let own = Container::open(root, &wanted.id)?.spec.process.clone().unwrap_or_default();
+        let env = own.env.iter().chain(&wanted.env).cloned().collect();
+        let cwd = wanted.cwd.clone().unwrap_or_else(|| own.cwd.clone());
+        ProcessSpec { args: wanted.args, env, cwd, terminal: false, ..own }
     };
     let (pid, fds) = exec(single()?, root, &wanted.id, &spec)?;
     if let Some(path) = wanted.pid_file {
