@@ -2,6 +2,11 @@
 //!
 //! image-spec config.md. Docker writes `null` where OCI leaves a field out; both read as empty.
 
+#![expect(
+    clippy::zero_sized_map_values,
+    reason = "the specification writes sets as objects of empty objects"
+)]
+
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Deserializer, Serialize};

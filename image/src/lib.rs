@@ -12,7 +12,9 @@
 //! 4. [`unpack`]: from a compressed tar stream to a tree in overlay format.
 //! 5. [`registry`]: HTTP, authentication, retries.
 //! 6. [`pull`]: all of it together.
+//! 7. [`archive`]: images as files, the formats of `docker save`.
 
+pub mod archive;
 pub mod config;
 pub mod digest;
 pub mod manifest;
@@ -26,6 +28,7 @@ pub mod unpack;
 #[cfg(test)]
 mod testing;
 
+pub use archive::{LoadError, Loaded};
 pub use config::{Healthcheck, History, ImageConfig, RunConfig};
 pub use digest::Digest;
 pub use platform::Platform;

@@ -7,7 +7,9 @@ use std::time::Duration;
 
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, sockopt};
 
-use crate::plan::{ExecPlan, Failure, Plan, Reply, Request};
+use serde::Serialize;
+
+use crate::plan::{ExecPlan, Failure, Plan, Reply};
 use crate::wire;
 
 /// How long the client waits for an answer. Longer than the launcher's own longest deadline, so it only fires
@@ -51,6 +53,14 @@ pub enum LaunchError {
     Connection(#[source] io::Error),
 }
 
+/// [`crate::plan::Request`] by reference: the same bytes without a copy of the plan.
+#[derive(Serialize)]
+enum Asked<'a> {
+    MakeSlot { base: u32, count: u32 },
+    Launch(&'a Plan),
+    Exec(&'a ExecPlan),
+}
+
 impl Launcher {
     /// Connects to the launcher's socket (`berth_control::LAUNCHER_SOCKET`).
     ///
@@ -75,7 +85,7 @@ impl Launcher {
     /// Makes a user namespace whose ids `0..count` are `base..base+count` of the host, and a network namespace
     /// owned by it. Nested user namespaces are forbidden inside.
     pub fn make_slot(&mut self, base: u32, count: u32) -> Result<Slot, LaunchError> {
-        let (reply, fds) = self.ask(&Request::MakeSlot { base, count }, &[])?;
+        let (reply, fds) = self.ask(&Asked::MakeSlot { base, count }, &[])?;
         match (reply, <[OwnedFd; 2]>::try_from(fds)) {
             (Reply::Slot, Ok([user, net])) => Ok(Slot { user, net }),
             (Reply::Failed(failure), _) => Err(LaunchError::Step(failure)),
@@ -85,19 +95,19 @@ impl Launcher {
 
     /// Starts a container; `fds` are what the plan's `Fd`s count in. At most [`wire::FDS_MAX`].
     pub fn launch(&mut self, plan: &Plan, fds: &[BorrowedFd<'_>]) -> Result<Started, LaunchError> {
-        let answer = self.ask(&Request::Launch(Box::new(plan.clone())), fds)?;
+        let answer = self.ask(&Asked::Launch(plan), fds)?;
         started(answer)
     }
 
     /// Starts a process in a running container.
     pub fn exec(&mut self, plan: &ExecPlan, fds: &[BorrowedFd<'_>]) -> Result<Started, LaunchError> {
-        let answer = self.ask(&Request::Exec(Box::new(plan.clone())), fds)?;
+        let answer = self.ask(&Asked::Exec(plan), fds)?;
         started(answer)
     }
 
     fn ask(
         &mut self,
-        request: &Request,
+        request: &Asked<'_>,
         fds: &[BorrowedFd<'_>],
     ) -> Result<(Reply, Vec<OwnedFd>), LaunchError> {
         wire::send(self.socket.as_fd(), request, fds).map_err(LaunchError::Connection)?;
@@ -116,4 +126,46 @@ fn started((reply, fds): (Reply, Vec<OwnedFd>)) -> Result<Started, LaunchError> 
 
 fn senseless() -> LaunchError {
     LaunchError::Connection(io::Error::new(io::ErrorKind::InvalidData, "answer does not fit the request"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::plan::{Fd, Process, Request, Seccomp, Stdio};
+
+    fn exec_plan() -> ExecPlan {
+        let process = Process {
+            args: vec!["sh".to_owned()],
+            env: vec!["A=b".to_owned()],
+            cwd: "/".to_owned(),
+            user: "app".to_owned(),
+            groups: Vec::new(),
+            capabilities: 7,
+            no_new_privileges: true,
+            seccomp: Seccomp::Program(vec![(6, 0, 0, 0x7fff_0000)]),
+            rlimits: Vec::new(),
+            oom_score_adj: -1,
+            umask: 0o22,
+            stdio: Stdio::Terminal { rows: 1, columns: 2 },
+        };
+        ExecPlan { name: "e/1".to_owned(), target: Fd(0), cgroup: Fd(1), user_namespace: true, process }
+    }
+
+    #[test]
+    fn a_request_by_reference_is_read_as_a_request() {
+        let plan = exec_plan();
+        let bytes = postcard::to_allocvec(&Asked::Exec(&plan)).unwrap();
+        let request: Request = postcard::from_bytes(&bytes).unwrap();
+        assert_eq!(format!("{request:?}"), format!("{:?}", Request::Exec(Box::new(plan))));
+        let bytes = postcard::to_allocvec(&Asked::MakeSlot { base: 7, count: 9 }).unwrap();
+        assert!(matches!(postcard::from_bytes(&bytes), Ok(Request::MakeSlot { base: 7, count: 9 })));
+    }
+
+    #[test]
+    fn an_answer_that_does_not_fit_breaks_the_connection_not_the_caller() {
+        let answer = started((Reply::Started { pid: 1 }, Vec::new()));
+        assert!(matches!(answer, Err(LaunchError::Connection(_))));
+        let answer = started((Reply::Slot, Vec::new()));
+        assert!(matches!(answer, Err(LaunchError::Connection(_))));
+    }
 }

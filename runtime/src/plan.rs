@@ -119,7 +119,8 @@ pub enum MountSource {
     Bind {
         /// The file or directory.
         fd: Fd,
-        /// Shift owners by the container's user namespace (idmapped mount). Off for device-like files.
+        /// Shift owners by the container's user namespace (idmapped mount). Off for device-like files. Where the
+        /// file system cannot (tmpfs on Linux 6.1), the files belong to nobody inside.
         idmap: bool,
         /// Include mounts below it.
         recursive: bool,
@@ -261,9 +262,9 @@ pub enum Reply {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
 #[error("{step}: {detail}: {}", std::io::Error::from_raw_os_error(*errno))]
 pub struct Failure {
-    /// The step's name: `clone`, `root`, `mount`, `user`, `cwd`, `exec`, …
+    /// The step's name: `clone`, `root`, `mount`, `user`, `group`, `cwd`, `exec`, …
     pub step: String,
-    /// What it was about: the path, the user, the program.
+    /// What it was about: the path, the name of an unknown user or group. For `exec` the whole text.
     pub detail: String,
     /// The kernel's error number.
     pub errno: i32,
@@ -273,7 +274,9 @@ impl Failure {
     /// The text Docker's users know: what is wrong with their program or user by itself, other steps by name.
     pub fn message(&self) -> String {
         match self.step.as_str() {
-            "exec" | "user" => self.detail.clone(),
+            "exec" => self.detail.clone(),
+            "user" => format!("unable to find user {}: no matching entries in passwd file", self.detail),
+            "group" => format!("unable to find group {}: no matching entries in group file", self.detail),
             _ => self.to_string(),
         }
     }

@@ -203,7 +203,7 @@ async fn token_servers_that_misbehave_end_the_pull() {
         let error = pull_plain(&Scratch::new(), &registry, Some(password())).await.unwrap_err();
         match case {
             "useless" | "refused" => {
-                assert!(matches!(error, PullError::Unauthorized { .. }), "{case}: {error:?}")
+                assert!(matches!(error, PullError::Unauthorized { .. }), "{case}: {error:?}");
             }
             _ => assert!(
                 matches!(error, PullError::Unreachable { source: RegistryError::Protocol { .. }, .. }),

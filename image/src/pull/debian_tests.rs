@@ -108,7 +108,7 @@ fn rich_tar() -> Vec<u8> {
         .dir("usr/bin")
         .dir("usr/share")
         .entry(Head::new(b'0', "usr/bin/su").mode(0o4755), b"#!set-user-id")
-        .entry(Head::new(b'0', "usr/bin/owned").owner(1000, 2_100_000).mode(0o640), &[7; 100_000])
+        .entry(Head::new(b'0', "usr/bin/owned").owner(1000, 2_100_000).mode(0o640), &vec![7; 100_000])
         .hard_link("usr/bin/again", "usr/bin/owned")
         .symlink("bin", "usr/bin")
         .symlink("absolute", "/usr/bin/su")

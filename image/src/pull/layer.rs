@@ -15,12 +15,13 @@ use tokio::task::JoinHandle;
 use tokio::time::sleep;
 
 use super::Shared;
+use super::commit::{Fetched, Verified, unpack_error};
 use super::error::PullError;
 use super::progress::{Reporter, Status};
 use crate::digest::Digest;
 use crate::manifest::Layer;
 use crate::registry::{ContentError, FetchError, Piece, Session};
-use crate::store::{LayerFacts, LayerNumber, Lease, Place, Staging, Store};
+use crate::store::{Place, Staging, Store};
 use crate::unpack::{self, Expected, Outcome, UnpackError};
 
 /// Pieces between network and disk; each is at most the HTTP client's read buffer of 64 KiB.
@@ -45,14 +46,6 @@ pub(super) struct LayerJob {
     pub(super) chain: Digest,
     pub(super) lowest: bool,
     pub(super) reporter: Reporter,
-}
-
-/// A layer that is there, or that waits for those below it.
-pub(super) enum Fetched {
-    /// In the store.
-    Committed { number: LayerNumber, lease: Lease },
-    /// Unpacked and verified, but without the attributes of directories it left out.
-    Unplaced { staging: Staging, facts: LayerFacts, implied: Vec<Vec<u8>>, blob: Digest, reporter: Reporter },
 }
 
 type Unpacked = (Staging, Result<(Digest, Outcome), UnpackError>);
@@ -83,27 +76,17 @@ impl LayerJob {
             let (layer, wanted) = (self.layer.digest.clone(), self.diff_id.clone());
             return Err(ContentError::DiffId { layer, wanted, got: diff_id }.into());
         }
-        let unplaced = !outcome.implied.is_empty();
-        let facts = LayerFacts {
+        let verified = Verified {
+            staging,
             diff_id,
-            blob: Some(self.layer.digest.clone()),
-            chain: (unplaced || (self.lowest && outcome.whiteouts)).then(|| self.chain.clone()),
-            size: outcome.size,
-            whiteouts: outcome.whiteouts,
-            opaque_root: outcome.opaque_root,
+            outcome,
+            blob: self.layer.digest.clone(),
+            chain: self.chain,
+            lowest: self.lowest,
         };
-        if unplaced {
-            let (implied, blob, reporter) = (outcome.implied, self.layer.digest, self.reporter);
-            return Ok(Fetched::Unplaced { staging, facts, implied, blob, reporter });
-        }
-        let store = self.store.clone();
-        let committing = tokio::task::spawn_blocking(move || {
-            let number = store.commit_layer(staging, &facts, &mut lease)?;
-            Ok(Fetched::Committed { number, lease })
-        });
-        let committed = committing.await.unwrap_or(Err(PullError::Cancelled));
-        self.reporter.report(Status::PullComplete);
-        committed
+        let (store, reporter) = (self.store, self.reporter);
+        let committing = tokio::task::spawn_blocking(move || verified.commit(&store, lease, reporter));
+        committing.await.unwrap_or(Err(PullError::Cancelled))
     }
 
     /// Fetches from the first place that has the blob.
@@ -188,48 +171,6 @@ impl LayerJob {
 
     fn unpack_error(&self, error: UnpackError) -> PullError {
         unpack_error(&self.layer.digest, error)
-    }
-}
-
-impl Fetched {
-    /// The layer's number; one that waited gets the attributes of the layers below and is committed.
-    pub(super) fn finish(
-        self,
-        store: &Store,
-        below: &[LayerNumber],
-        lease: &mut Lease,
-        kept: &mut Vec<Lease>,
-    ) -> Result<LayerNumber, PullError> {
-        match self {
-            Self::Committed { number, lease } => {
-                kept.push(lease);
-                Ok(number)
-            }
-            Self::Unplaced { staging, facts, implied, blob, reporter } => {
-                let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-                let open = |path: std::path::PathBuf| {
-                    rustix::fs::open(&path, flags, Mode::empty()).map_err(|errno| {
-                        let path = path.display().to_string();
-                        unpack_error(&blob, UnpackError::Write { action: "open", path, source: errno.into() })
-                    })
-                };
-                let root = open(staging.tree())?;
-                let lower = below.iter().rev().map(|number| open(store.layer_tree(*number)));
-                let lower = lower.collect::<Result<Vec<_>, _>>()?;
-                unpack::adopt(std::os::fd::AsFd::as_fd(&root), &implied, &lower)
-                    .map_err(|error| unpack_error(&blob, error))?;
-                let number = store.commit_layer(staging, &facts, lease)?;
-                reporter.report(Status::PullComplete);
-                Ok(number)
-            }
-        }
-    }
-}
-
-fn unpack_error(layer: &Digest, error: UnpackError) -> PullError {
-    match error.into_no_space() {
-        Ok(source) => PullError::NoSpace(source),
-        Err(source) => PullError::Unpack { layer: layer.clone(), source },
     }
 }
 

@@ -12,6 +12,7 @@
 
 #[cfg(test)]
 mod access_tests;
+mod commit;
 #[cfg(test)]
 mod debian_tests;
 mod error;
@@ -27,11 +28,12 @@ use std::sync::{Arc, Mutex, PoisonError, Weak};
 use tokio::sync::{Semaphore, mpsc};
 use tokio::task::JoinSet;
 
+pub(crate) use commit::{Fetched, Verified, unpack_error};
 pub use error::PullError;
+pub(crate) use progress::Reporter;
 pub use progress::{Progress, Status};
 
-use self::layer::{Fetched, LayerJob};
-use self::progress::Reporter;
+use self::layer::LayerJob;
 use self::resolve::Resolved;
 use crate::config::chain_ids;
 use crate::digest::Digest;

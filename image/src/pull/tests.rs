@@ -44,7 +44,7 @@ async fn an_image_is_pulled_once_and_found_by_all_its_names() {
     let (sender, mut steps) = mpsc::channel(256);
     let image = puller.pull(&name, &amd64(), None, Some(sender)).await.unwrap();
     assert_eq!(image.id, forge.id());
-    assert_eq!(image.names, [name.clone()]);
+    assert_eq!(image.names, std::slice::from_ref(&name));
     assert_eq!(image.config.config.cmd, Some(vec!["/bin/sh".to_owned()]));
     assert_eq!(image.size, 7 + 1 + 7);
     let store = &puller.store;
@@ -187,7 +187,7 @@ async fn bytes_that_are_not_the_blob_are_refused() {
         ("too few", |blob| Reply::new(200).body(&blob[..blob.len() - 1])),
         ("too many", |blob| Reply::new(200).body([&blob[..], b"x"].concat())),
         ("too many without a length", |blob| Reply {
-            length: Some(None),
+            unsized_body: true,
             ..Reply::new(200).body([&blob[..], b"x"].concat())
         }),
         ("a page", |_| Reply::new(200).body("<html>please log in</html>")),
@@ -256,14 +256,14 @@ async fn a_registry_that_always_breaks_off_or_drips_ends_the_pull() {
     ] {
         let (scratch, registry) = scripted(move |call| {
             let reply = usual(call);
-            is_layer(call).then(|| Reply { cut: fault.cut, stall: fault.stall, drip: fault.drip, ..reply })
+            is_layer(call).then_some(Reply { cut: fault.cut, stall: fault.stall, drip: fault.drip, ..reply })
         })
         .await;
         let ended = tokio::time::timeout(Duration::from_secs(20), try_pull(&scratch, &registry)).await;
         let error = ended.expect(case).unwrap_err();
         match case {
             "cut" => {
-                assert!(matches!(error, PullError::Content(ContentError::Truncated { .. })), "{error:?}")
+                assert!(matches!(error, PullError::Content(ContentError::Truncated { .. })), "{error:?}");
             }
             _ => assert!(
                 matches!(error, PullError::Unreachable { source: RegistryError::Timeout { .. }, .. }),
@@ -439,7 +439,7 @@ async fn manifests_that_lie_are_refused() {
             Reply::new(200).header("docker-content-digest", Digest::of(b"x").to_string()).body(good.clone()),
         ),
         ("too large", Reply::new(200).body(vec![b' '; (4 << 20) + 1])),
-        ("endless", Reply { length: Some(None), ..Reply::new(200).body(vec![b' '; 5 << 20]) }),
+        ("endless", Reply { unsized_body: true, ..Reply::new(200).body(vec![b' '; 5 << 20]) }),
         ("not JSON", Reply::new(200).body("<html>")),
         ("schema 1", Reply::new(200).body(r#"{"schemaVersion":1,"fsLayers":[]}"#)),
         ("type", Reply::new(200).header("content-type", crate::manifest::OCI_INDEX).body(good.clone())),

@@ -63,6 +63,7 @@ pub(super) struct Record {
 }
 
 /// `names/<hash>.json`
+#[expect(clippy::struct_field_names, reason = "the field is the name the file is about")]
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(super) struct Name {
     pub(super) format: u32,

@@ -106,8 +106,15 @@ impl Staging {
 
 impl Drop for Staging {
     fn drop(&mut self) {
-        if !self.committed {
-            // What cannot be deleted now is deleted when the store opens again.
+        if self.committed {
+            return;
+        }
+        // Deleting a large tree takes time that whoever drops this may not have. What can be neither moved nor
+        // deleted now is deleted when the store opens again.
+        let trash = self.store.trash_directory(self.number);
+        if fs::rename(self.directory(), trash).is_ok() {
+            self.store.inner.upkeep.empty_trash();
+        } else {
             let _ = fs::remove_dir_all(self.directory());
         }
     }
@@ -185,6 +192,10 @@ impl Store {
 
     pub(super) fn layer_directory(&self, number: LayerNumber) -> PathBuf {
         self.inner.root.join("layers").join(number.0.to_string())
+    }
+
+    pub(super) fn trash_directory(&self, number: LayerNumber) -> PathBuf {
+        self.inner.root.join("trash").join(number.0.to_string())
     }
 
     fn remember_blob(

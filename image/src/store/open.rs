@@ -24,7 +24,7 @@ const FORMAT: &str = "1";
 const DIRECTORIES: [&str; 7] =
     ["blobs/sha256", "blobs/sha512", "images", "names", "layers", "staging", "trash"];
 /// How long a finished layer of an unfinished pull is kept for the next try.
-const ORPHAN_LIFE: Duration = Duration::from_hours(24);
+const ORPHAN_LIFE: Duration = Duration::from_secs(24 * 3600);
 
 impl Store {
     /// Opens the store below `root`, making it if there is none.

@@ -212,7 +212,7 @@ impl Store {
         let mut freed = 0;
         for number in unused {
             let path = self.layer_directory(number);
-            let trash = self.inner.root.join("trash").join(number.0.to_string());
+            let trash = self.trash_directory(number);
             fs::rename(&path, &trash).map_err(StoreError::io("discard", &path))?;
             if let Some(layer) = state.layers.remove(&number) {
                 freed += layer.size;

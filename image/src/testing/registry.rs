@@ -35,8 +35,8 @@ pub(crate) struct Reply {
     pub(crate) status: u16,
     pub(crate) headers: Vec<(String, String)>,
     pub(crate) body: Vec<u8>,
-    /// Content-Length, where it is not the body's length; `Some(None)` for none at all.
-    pub(crate) length: Option<Option<u64>>,
+    /// No Content-Length; the body ends with the connection.
+    pub(crate) unsized_body: bool,
     /// Bytes after which the connection is closed.
     pub(crate) cut: Option<usize>,
     /// Bytes after which nothing more comes, with the connection open.
@@ -216,11 +216,9 @@ async fn read_call(stream: &mut (impl AsyncRead + Unpin)) -> Option<Call> {
 /// `None` when the connection is to be closed.
 async fn write_reply(stream: &mut (impl AsyncWrite + Unpin), call: &Call, reply: Reply) -> Option<()> {
     let mut head = format!("HTTP/1.1 {} Said So\r\n", reply.status);
-    for (name, value) in &reply.headers {
-        head.push_str(&format!("{name}: {value}\r\n"));
-    }
-    if let Some(length) = reply.length.unwrap_or(Some(reply.body.len() as u64)) {
-        head.push_str(&format!("content-length: {length}\r\n"));
+    let length = ("content-length".to_owned(), reply.body.len().to_string());
+    for (name, value) in reply.headers.iter().chain((!reply.unsized_body).then_some(&length)) {
+        head.extend([name, ": ", value, "\r\n"]);
     }
     head.push_str("\r\n");
     stream.write_all(head.as_bytes()).await.ok()?;
@@ -241,7 +239,7 @@ async fn write_reply(stream: &mut (impl AsyncWrite + Unpin), call: &Call, reply:
     if reply.stall.is_some() {
         std::future::pending::<()>().await;
     }
-    let closes = reply.cut.is_some() || reply.length.is_some();
+    let closes = reply.cut.is_some() || reply.unsized_body;
     if closes {
         let _ = stream.shutdown().await;
         return None;

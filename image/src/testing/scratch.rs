@@ -82,10 +82,10 @@ fn walk(root: &Path, below: &Path, identity: bool, all: &mut Listing) {
         meta.mtime_nsec()
     );
     if identity {
-        line.push_str(&format!(" #{} {}.{}", meta.ino(), meta.ctime(), meta.ctime_nsec()));
+        line = format!("{line} #{} {}.{}", meta.ino(), meta.ctime(), meta.ctime_nsec());
     }
     for (name, value) in xattrs(&path) {
-        line.push_str(&format!(" {name}={}", value.escape_ascii()));
+        line = format!("{line} {name}={}", value.escape_ascii());
     }
     all.insert(below.display().to_string(), line);
     if kind.is_dir() {

@@ -14,7 +14,7 @@ use super::attributes;
 use super::error::UnpackError;
 use super::path::{self, PATH_MAX, Target};
 use super::tar::{Entry, Kind, Tar};
-use super::tree::{Found, Tree, failed, shown};
+use super::tree::{self, Found, Tree, failed, shown};
 
 const NEW_FILE: OFlags =
     OFlags::WRONLY.union(OFlags::CREATE).union(OFlags::EXCL).union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC);
@@ -116,7 +116,7 @@ impl Extractor {
     ) -> Result<T, UnpackError> {
         match make(parent) {
             Err(Errno::EXIST) => {
-                let found = self.tree.found(parent, name, &entry.path)?;
+                let found = tree::found(parent, name, &entry.path)?;
                 self.tree.replace(parent, name, &entry.path, found)?;
                 make(parent).map_err(failed("make", &entry.path))
             }
@@ -131,11 +131,11 @@ impl Extractor {
         path: &[u8],
         name: &[u8],
     ) -> Result<(), UnpackError> {
-        let found = self.tree.found(parent, name, path)?;
+        let found = tree::found(parent, name, path)?;
         let mut hides = false;
         if found != Found::Directory {
             hides = self.tree.replace(parent, name, path, found)?;
-            self.tree.make_directory(parent, name, path)?;
+            tree::make_directory(parent, name, path)?;
         }
         self.tree.implied.remove(path);
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
@@ -203,7 +203,7 @@ impl Extractor {
         }
         let missing = "hard link to a file the layer does not have";
         let target = self.tree.lookup(&target_parent)?.ok_or_else(|| refused(missing))?;
-        match self.tree.found(target.as_fd(), &target_name, &entry.link)? {
+        match tree::found(target.as_fd(), &target_name, &entry.link)? {
             Found::Other => {}
             Found::Nothing | Found::Whiteout => return Err(refused(missing)),
             Found::Directory => return Err(refused("hard link to a directory")),

@@ -26,6 +26,8 @@ use std::os::fd::OwnedFd;
 pub use error::UnpackError;
 pub use extract::Outcome;
 pub use implied::adopt;
+pub(crate) use stream::{TarStream, sniff};
+pub(crate) use tar::{Kind, Tar};
 
 use crate::digest::Digest;
 use crate::manifest::Compression;
@@ -56,4 +58,9 @@ pub fn unpack(
     let outcome = extract::extract(&mut reader, root, expected.lowest)?;
     let digest = reader.into_source().finish()?;
     Ok((digest, outcome))
+}
+
+/// Reads an archive that is no layer: packed in any way, and of files only.
+pub(crate) fn archive<R: BufRead>(source: R) -> Result<Tar<TarStream<R>>, UnpackError> {
+    Ok(Tar::new(TarStream::guessed(source)?))
 }

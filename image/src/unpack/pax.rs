@@ -113,7 +113,7 @@ impl Sparse {
             }
             b"offset" | b"numbytes" => {
                 let map = self.map.get_or_insert_with(Vec::new);
-                if (map.len() % 2 == 0) != (key == b"offset") {
+                if map.len().is_multiple_of(2) != (key == b"offset") {
                     return Err("sparse map is out of order");
                 }
                 map.push(unsigned(value)?);
@@ -124,8 +124,11 @@ impl Sparse {
     }
 }
 
+/// Key, value, and the bytes after the record.
+type Split<'a> = (&'a [u8], &'a [u8], &'a [u8]);
+
 /// Splits the first record off.
-fn record(bytes: &[u8]) -> Result<(&[u8], &[u8], &[u8]), Refusal> {
+fn record(bytes: &[u8]) -> Result<Split<'_>, Refusal> {
     const REFUSAL: Refusal = "malformed PAX record";
     // A length of more than nine digits cannot fit into the bounded body.
     let space = bytes.iter().take(10).position(|byte| *byte == b' ').ok_or(REFUSAL)?;

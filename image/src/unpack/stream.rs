@@ -18,7 +18,7 @@ const ALWAYS_ALLOWED: u64 = 1 << 30;
 pub(super) const RATIO_MAX: u64 = 200;
 
 /// The uncompressed stream: a [`BufRead`] that has hashed every byte it ever showed.
-pub(super) struct TarStream<R: BufRead> {
+pub(crate) struct TarStream<R: BufRead> {
     decoder: Decoder<R>,
     hasher: Hasher,
     buffer: Box<[u8]>,
@@ -53,14 +53,28 @@ impl<R: BufRead> TarStream<R> {
                 what: format!("the media type promises {compression:?}, the bytes are {found:?}"),
             });
         }
+        let mut stream = Self::of(source, compression, diff_id)?;
+        stream.allowed = size.saturating_mul(RATIO_MAX).saturating_add(ALWAYS_ALLOWED);
+        Ok(stream)
+    }
+
+    fn of(source: Peeked<R>, compression: Compression, diff_id: &Digest) -> Result<Self, UnpackError> {
         let decoder = match compression {
             Compression::None => Decoder::None(source),
             Compression::Gzip => Decoder::Gzip(Box::new(MultiGzDecoder::new(source))),
             Compression::Zstd => Decoder::Zstd(Box::new(zstd_decoder(source).map_err(UnpackError::stream)?)),
         };
-        let allowed = size.saturating_mul(RATIO_MAX).saturating_add(ALWAYS_ALLOWED);
         let buffer = vec![0; BUFFER].into_boxed_slice();
-        Ok(Self { decoder, hasher: diff_id.hasher(), buffer, start: 0, end: 0, passed: 0, allowed })
+        Ok(Self { decoder, hasher: diff_id.hasher(), buffer, start: 0, end: 0, passed: 0, allowed: 0 })
+    }
+
+    /// Decodes `source` as whatever its first bytes say it is. Nothing promised its size, so the disk is the limit.
+    pub(super) fn guessed(source: R) -> Result<Self, UnpackError> {
+        let source = Peeked::new(source).map_err(UnpackError::Read)?;
+        let compression = sniff(source.head());
+        let mut stream = Self::of(source, compression, &Digest::of(b""))?;
+        stream.allowed = u64::MAX;
+        Ok(stream)
     }
 
     /// Reads to the very end, so that the digest covers bytes after the archive's trailer too.
@@ -120,7 +134,8 @@ fn zstd_decoder<R: BufRead>(
     Ok(decoder)
 }
 
-fn sniff(head: &[u8]) -> Compression {
+/// What the first four bytes of a stream say it is packed with.
+pub(crate) fn sniff(head: &[u8]) -> Compression {
     match head {
         [0x1f, 0x8b, ..] => Compression::Gzip,
         [0x28, 0xb5, 0x2f, 0xfd, ..] | [0x50..=0x5f, 0x2a, 0x4d, 0x18, ..] => Compression::Zstd,

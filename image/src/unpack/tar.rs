@@ -20,7 +20,7 @@ const SPARSE_SIZE_MAX: u64 = 1 << 40;
 
 /// What an entry is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Kind {
+pub(crate) enum Kind {
     File,
     HardLink,
     Symlink,
@@ -32,10 +32,10 @@ pub(super) enum Kind {
 
 /// One entry with all special headers applied.
 #[derive(Clone, Debug)]
-pub(super) struct Entry {
-    pub(super) kind: Kind,
-    pub(super) path: Vec<u8>,
-    pub(super) link: Vec<u8>,
+pub(crate) struct Entry {
+    pub(crate) kind: Kind,
+    pub(crate) path: Vec<u8>,
+    pub(crate) link: Vec<u8>,
     /// Permission bits with set-id and sticky.
     pub(super) mode: u32,
     pub(super) uid: u32,
@@ -46,11 +46,11 @@ pub(super) struct Entry {
     pub(super) minor: u32,
     pub(super) xattrs: Vec<(Vec<u8>, Vec<u8>)>,
     /// Apparent size and pieces of data (offset, length) of a sparse file.
-    pub(super) sparse: Option<(u64, Vec<(u64, u64)>)>,
+    pub(crate) sparse: Option<(u64, Vec<(u64, u64)>)>,
 }
 
 /// The reader. After [`Tar::next`] the entry's data is read with [`Tar::chunk`]; what is not read is skipped.
-pub(super) struct Tar<R> {
+pub(crate) struct Tar<R> {
     source: R,
     entries: u64,
     /// Data bytes of the present entry not read yet.
@@ -77,7 +77,7 @@ impl<R: BufRead> Tar<R> {
     }
 
     /// The next entry, `None` at the end of the archive.
-    pub(super) fn next(&mut self) -> Result<Option<Entry>, UnpackError> {
+    pub(crate) fn next(&mut self) -> Result<Option<Entry>, UnpackError> {
         let mut pending = Pending::default();
         loop {
             self.skip(self.left + self.padding)?;
@@ -101,7 +101,7 @@ impl<R: BufRead> Tar<R> {
     }
 
     /// More data of the present entry, empty at its end. Call [`Tar::consume`] with what was used.
-    pub(super) fn chunk(&mut self) -> Result<&[u8], UnpackError> {
+    pub(crate) fn chunk(&mut self) -> Result<&[u8], UnpackError> {
         if self.left == 0 {
             return Ok(&[]);
         }
@@ -115,7 +115,7 @@ impl<R: BufRead> Tar<R> {
     }
 
     /// Marks bytes of the last chunk as used.
-    pub(super) fn consume(&mut self, count: usize) {
+    pub(crate) fn consume(&mut self, count: usize) {
         self.source.consume(count);
         self.left = self.left.saturating_sub(count as u64);
     }

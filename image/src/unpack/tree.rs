@@ -134,7 +134,7 @@ impl Tree {
                 _ => {}
             }
             let at = join(&done.join(&b'/'), &part);
-            if self.is_link(here.as_fd(), &part)? {
+            if is_link(here.as_fd(), &part)? {
                 followed += 1;
                 let target =
                     fs::readlinkat(&here, &part[..], Vec::new()).map_err(failed("read link", &at))?;
@@ -150,27 +150,27 @@ impl Tree {
                 todo.extend(target.split(|byte| *byte == b'/').rev().map(<[u8]>::to_vec));
                 continue;
             }
-            let found = self.found(here.as_fd(), &part, &at)?;
-            here = self.step(here, &part, &at, found)?;
+            let there = found(here.as_fd(), &part, &at)?;
+            here = self.step(&here, &part, &at, there)?;
             done.push(part);
         }
         Ok(here)
     }
 
     /// One step down, making the directory if there is none.
-    fn step(&mut self, here: OwnedFd, part: &[u8], at: &[u8], found: Found) -> Result<OwnedFd, UnpackError> {
+    fn step(&mut self, here: &OwnedFd, part: &[u8], at: &[u8], found: Found) -> Result<OwnedFd, UnpackError> {
         if found != Found::Directory {
             let hidden = self.replace(here.as_fd(), part, at, found)?;
-            self.make_directory(here.as_fd(), part, at)?;
+            make_directory(here.as_fd(), part, at)?;
             self.remember(at.len())?;
             self.implied.insert(at.to_vec());
-            let made = fs::openat(&here, part, DIRECTORY, Mode::empty()).map_err(failed("open", at))?;
+            let made = fs::openat(here, part, DIRECTORY, Mode::empty()).map_err(failed("open", at))?;
             if hidden {
                 self.make_opaque(made.as_fd(), at)?;
             }
             return Ok(made);
         }
-        fs::openat(&here, part, DIRECTORY, Mode::empty()).map_err(failed("open", at))
+        fs::openat(here, part, DIRECTORY, Mode::empty()).map_err(failed("open", at))
     }
 
     fn descend(&self, parts: &[Vec<u8>], path: &[u8]) -> Result<OwnedFd, UnpackError> {
@@ -192,28 +192,6 @@ impl Tree {
         let fd = Rc::new(fd);
         self.open.insert(path.to_vec(), Rc::clone(&fd));
         fd
-    }
-
-    fn is_link(&self, parent: BorrowedFd<'_>, name: &[u8]) -> Result<bool, UnpackError> {
-        let stat = stat(parent, name).map_err(failed("look at", name))?;
-        Ok(stat.is_some_and(|stat| FileType::from_raw_mode(stat.st_mode) == FileType::Symlink))
-    }
-
-    /// What lies at `name` in `parent`, not following it.
-    pub(super) fn found(
-        &self,
-        parent: BorrowedFd<'_>,
-        name: &[u8],
-        path: &[u8],
-    ) -> Result<Found, UnpackError> {
-        let Some(stat) = stat(parent, name).map_err(failed("look at", path))? else {
-            return Ok(Found::Nothing);
-        };
-        Ok(match FileType::from_raw_mode(stat.st_mode) {
-            FileType::Directory => Found::Directory,
-            FileType::CharacterDevice if stat.st_rdev == 0 => Found::Whiteout,
-            _ => Found::Other,
-        })
     }
 
     /// Makes room at `name`. Returns whether a directory put there must hide lower layers, because what it takes
@@ -238,21 +216,6 @@ impl Tree {
         Ok(true)
     }
 
-    pub(super) fn make_directory(
-        &mut self,
-        parent: BorrowedFd<'_>,
-        name: &[u8],
-        path: &[u8],
-    ) -> Result<(), UnpackError> {
-        fs::mkdirat(parent, name, Mode::from_raw_mode(0o755)).map_err(failed("make directory", path))?;
-        // The mode was subject to the umask, and the group to a set-group-id parent.
-        fs::chmodat(parent, name, Mode::from_raw_mode(0o755), AtFlags::empty())
-            .map_err(failed("set mode of", path))?;
-        let root = (Some(rustix::process::Uid::ROOT), Some(rustix::process::Gid::ROOT));
-        fs::chownat(parent, name, root.0, root.1, AtFlags::SYMLINK_NOFOLLOW)
-            .map_err(failed("set owner of", path))
-    }
-
     /// Hides `name` of lower layers.
     pub(super) fn make_whiteout(&mut self, parent: &[u8], name: &[u8]) -> Result<(), UnpackError> {
         self.hides = true;
@@ -261,7 +224,7 @@ impl Tree {
         }
         let path = join(parent, name);
         let fd = self.parent(parent)?;
-        match self.found(fd.as_fd(), name, &path)? {
+        match found(fd.as_fd(), name, &path)? {
             // What this layer brings itself already hides what is below, unless the two would be merged.
             Found::Whiteout | Found::Other => return Ok(()),
             Found::Directory => {
@@ -315,7 +278,7 @@ impl Tree {
                 None => (&[][..], &path[..]),
             };
             let Some(fd) = self.lookup(parent)? else { continue };
-            let is_whiteout = self.found(fd.as_fd(), name, &path)? == Found::Whiteout;
+            let is_whiteout = found(fd.as_fd(), name, &path)? == Found::Whiteout;
             if is_whiteout && (self.opaque_root || self.is_below_opaque(&fd, &path)?) {
                 fs::unlinkat(&*fd, name, AtFlags::empty()).map_err(failed("remove", &path))?;
             }
@@ -337,6 +300,33 @@ impl Tree {
             here = fs::openat(&here, "..", DIRECTORY, Mode::empty()).map_err(failed("open", path))?;
         }
     }
+}
+
+fn is_link(parent: BorrowedFd<'_>, name: &[u8]) -> Result<bool, UnpackError> {
+    let stat = stat(parent, name).map_err(failed("look at", name))?;
+    Ok(stat.is_some_and(|stat| FileType::from_raw_mode(stat.st_mode) == FileType::Symlink))
+}
+
+/// What lies at `name` in `parent`, not following it.
+pub(super) fn found(parent: BorrowedFd<'_>, name: &[u8], path: &[u8]) -> Result<Found, UnpackError> {
+    let Some(stat) = stat(parent, name).map_err(failed("look at", path))? else {
+        return Ok(Found::Nothing);
+    };
+    Ok(match FileType::from_raw_mode(stat.st_mode) {
+        FileType::Directory => Found::Directory,
+        FileType::CharacterDevice if stat.st_rdev == 0 => Found::Whiteout,
+        _ => Found::Other,
+    })
+}
+
+/// Makes a directory of root with mode 0755.
+pub(super) fn make_directory(parent: BorrowedFd<'_>, name: &[u8], path: &[u8]) -> Result<(), UnpackError> {
+    fs::mkdirat(parent, name, Mode::from_raw_mode(0o755)).map_err(failed("make directory", path))?;
+    // The mode was subject to the umask, and the group to a set-group-id parent.
+    fs::chmodat(parent, name, Mode::from_raw_mode(0o755), AtFlags::empty())
+        .map_err(failed("set mode of", path))?;
+    let root = (Some(rustix::process::Uid::ROOT), Some(rustix::process::Gid::ROOT));
+    fs::chownat(parent, name, root.0, root.1, AtFlags::SYMLINK_NOFOLLOW).map_err(failed("set owner of", path))
 }
 
 /// Whether overlayfs hides what lower layers have in this directory.

@@ -147,6 +147,43 @@ pub fn list(prefix: &str) -> io::Result<Vec<Interface>> {
     Ok(all)
 }
 
+/// What went through a container's interface since it was made, seen from the container.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Statistics {
+    /// Bytes received.
+    pub rx_bytes: u64,
+    /// Packets received.
+    pub rx_packets: u64,
+    /// Packets that could not be received.
+    pub rx_errors: u64,
+    /// Packets dropped on the way in.
+    pub rx_dropped: u64,
+    /// Bytes sent.
+    pub tx_bytes: u64,
+    /// Packets sent.
+    pub tx_packets: u64,
+    /// Packets that could not be sent.
+    pub tx_errors: u64,
+    /// Packets dropped on the way out.
+    pub tx_dropped: u64,
+}
+
+/// The counters of a container's interface, by the name of the machine's side; `None` when it is gone.
+pub fn statistics(host_name: &str) -> io::Result<Option<Statistics>> {
+    let counters = Route::open()?.counters(host_name)?;
+    // What the machine's side sends is what the container receives.
+    Ok(counters.map(|here| Statistics {
+        rx_bytes: here.tx_bytes,
+        rx_packets: here.tx_packets,
+        rx_errors: here.tx_errors,
+        rx_dropped: here.tx_dropped,
+        tx_bytes: here.rx_bytes,
+        tx_packets: here.rx_packets,
+        tx_errors: here.rx_errors,
+        tx_dropped: here.rx_dropped,
+    }))
+}
+
 fn host_side(netns: BorrowedFd<'_>, port: &Port, bridge: u32) -> Vec<Request> {
     let mut peer = LinkMessage::default();
     peer.attributes.push(LinkAttribute::IfName(port.container_name.clone()));

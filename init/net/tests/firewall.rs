@@ -168,3 +168,51 @@ fn a_flow_to_a_port_follows_the_port_once_it_is_forgotten() {
         assert_eq!(conntrack::flush(&[Flow::Container(ip("10.9.0.3"))]).unwrap(), 1);
     });
 }
+
+#[test]
+fn thousands_of_ports_are_published_at_once() {
+    on_machine(|| {
+        let Matrix { mut rules, c3, .. } = matrix(false);
+        for port in 10_000..20_000 {
+            rules.publish.push(publish("0.0.0.0", port, "10.9.0.2", 80));
+            rules.publish.push(publish("::", port, "fd09::2", 80));
+        }
+        for n in 0..2000_u16 {
+            let [high, low] = n.to_be_bytes();
+            let addresses = vec![IpAddr::from([10, 9, 0x80 | high, low])];
+            rules.guards.push(Guard {
+                host_name: format!("many{n}"),
+                mac: Mac([2, 0, 0, 0, high, low]),
+                addresses,
+            });
+        }
+        firewall::apply(&rules).unwrap();
+        firewall::apply(&rules).unwrap();
+        assert_eq!(get("10.9.0.1:19999"), Ok("10.9.0.1".into()));
+        assert_eq!(c3.get("10.9.0.1:10000"), Ok("10.9.0.1".into()));
+        let counted = berth_net::veth::statistics("vc3").unwrap().unwrap();
+        assert!(counted.tx_packets > 3 && counted.rx_bytes > 100, "{counted:?}");
+        assert_eq!(berth_net::veth::statistics("gone").unwrap(), None);
+        firewall::remove().unwrap();
+        assert!(get("10.9.0.1:19999").is_err());
+    });
+}
+
+#[test]
+fn rules_that_contradict_themselves_change_nothing() {
+    on_machine(|| {
+        let Matrix { rules, .. } = matrix(false);
+        let refused = |change: &dyn Fn(&mut Rules)| {
+            let mut wrong = rules.clone();
+            change(&mut wrong);
+            firewall::apply(&wrong).unwrap_err().to_string()
+        };
+        let twice = refused(&|rules| rules.publish.push(publish("0.0.0.0", 8080, "10.9.0.3", 80)));
+        assert_eq!(twice, "port 8080/tcp of 0.0.0.0 is published twice");
+        let mixed = refused(&|rules| rules.publish.push(publish("0.0.0.0", 1, "fd09::3", 80)));
+        assert_eq!(mixed, "published port 0.0.0.0: fd09::3 is of another address family");
+        let name = refused(&|rules| rules.bridges[0].name = "a-name-of-16-byte".into());
+        assert_eq!(name, "not an interface name: \"a-name-of-16-byte\"");
+        assert_eq!(get("10.9.0.1:8080"), Ok("10.9.0.1".into()));
+    });
+}

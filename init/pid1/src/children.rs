@@ -1,6 +1,6 @@
 //! Work that may take long or hang, done in children: loading modules, syncing, the last system call.
 
-use std::ffi::CString;
+use std::ffi::{CStr, CString};
 use std::io;
 use std::os::fd::OwnedFd;
 use std::path::Path;
@@ -17,6 +17,8 @@ use crate::{settings, timeline};
 const EARLY: &str = "/etc/berth/modules";
 /// Loaded while the agent starts.
 const LATE: &str = "/etc/berth/modules.late";
+/// Stands for every device among the aliases a loader is given.
+const EVERYTHING: &CStr = c"--all";
 /// How much the late modules give way on a machine with one processor.
 const LATE_NICE: i32 = 15;
 /// Tells the agent that every module is there.
@@ -63,10 +65,13 @@ pub(crate) fn boot_loader() -> io::Result<BootLoader> {
 
 /// Starts a loader for what devices that came later ask for. It is a program of its own, so that it holds none of
 /// init's descriptors.
-pub(crate) fn hotplug_loader(aliases: &[String]) -> io::Result<Child> {
+pub(crate) fn hotplug_loader(aliases: &[String], everything: bool) -> io::Result<Child> {
     let aliases: Vec<CString> =
         aliases.iter().filter_map(|alias| CString::new(alias.as_str()).ok()).collect();
     let mut arguments = vec![c"init", c"load"];
+    if everything {
+        arguments.push(EVERYTHING);
+    }
     arguments.extend(aliases.iter().map(CString::as_c_str));
     run(|| {
         let _ = berth_sys::signals::reset();
@@ -80,7 +85,11 @@ pub(crate) fn hotplug_loader(aliases: &[String]) -> io::Result<Child> {
 pub(crate) fn load(aliases: &[String]) -> ExitCode {
     let mut loader = Loader::open();
     for alias in aliases {
-        loader.load(alias);
+        if alias.as_bytes() == EVERYTHING.to_bytes() {
+            loader.coldplug();
+        } else {
+            loader.load(alias);
+        }
     }
     if loader.loaded > 0 {
         note!("{} modules loaded for new devices", loader.loaded);

@@ -71,7 +71,7 @@ impl Outbox {
         self.next_service = 0;
     }
 
-    /// The machine is to go down. Sent before everything else, even before Hello.
+    /// The machine is to go down. Told once Hello is answered: an agent that still starts could not act on it.
     pub(crate) fn shutdown(&mut self, action: PowerAction, deadline_s: u32) {
         self.shutdown = Some((action, deadline_s));
     }
@@ -79,9 +79,6 @@ impl Outbox {
     /// The next message and the step to be given to [`Self::sent`] once it is sent. `None`: nothing to say. An
     /// error means a descriptor could not be duplicated.
     pub(crate) fn next(&self, from: Sources<'_>) -> io::Result<Option<(FromInit, Step)>> {
-        if let Some((action, deadline_s)) = self.shutdown {
-            return Ok(Some((FromInit::Shutdown { action, deadline_s }, Step::Shutdown)));
-        }
         if self.stage == Stage::Silent {
             return Ok(None);
         }
@@ -111,7 +108,11 @@ impl Outbox {
         if let Some(health) = from.services.get(self.next_service) {
             return Some((FromInit::Service(health.clone()), Step::Service(self.next_service)));
         }
-        self.ready_due.then_some((FromInit::Ready, Step::Ready))
+        if self.ready_due {
+            return Some((FromInit::Ready, Step::Ready));
+        }
+        let (action, deadline_s) = self.shutdown?;
+        Some((FromInit::Shutdown { action, deadline_s }, Step::Shutdown))
     }
 
     /// A message was sent.
@@ -192,7 +193,9 @@ mod tests {
                 all(&mut outbox, Sources { store: &store, ledger: &ledger, services: &services })
             };
         }
+        outbox.shutdown(PowerAction::Off, 90);
         assert!(all!().is_empty(), "nothing before Hello");
+        outbox.shutdown = None;
         outbox.hello();
         let answer = [
             "stored api 1",
@@ -215,7 +218,6 @@ mod tests {
         outbox.hello();
         outbox.shutdown(PowerAction::Off, 90);
         let again = [
-            "shutdown",
             "stored api 1",
             "stored log 2",
             "running c/4 4",
@@ -224,6 +226,7 @@ mod tests {
             "service agent",
             "service launcher",
             "ready",
+            "shutdown",
         ];
         assert_eq!(all!(), again);
     }

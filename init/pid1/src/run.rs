@@ -23,7 +23,7 @@ use crate::service::{Kind, Service};
 use crate::signals::{Asked, Signals};
 use crate::uevent::{Uevent, Uevents};
 use crate::watchdog::Watchdog;
-use crate::{children, shutdown, timeline};
+use crate::{children, rescue, shutdown, timeline};
 
 /// How long the agent may take to stop the containers. Unit: seconds.
 const STOP_DEADLINE_S: u32 = 90;
@@ -67,7 +67,7 @@ pub(crate) fn open_uevents() -> Option<Uevents> {
 pub(crate) fn run(booted: Option<Booted>) {
     let booted = booted.unwrap_or_else(|| Booted { uevents: open_uevents(), loader: None });
     match Machine::new(booted) {
-        Ok(mut machine) => machine.run(),
+        Ok(mut machine) => rescue::keep_running(|| machine.run()),
         Err(error) => error!("no event loop: {error}"),
     }
 }
@@ -93,6 +93,8 @@ struct Machine {
     watchdog: Option<Watchdog>,
     loader: Option<i32>,
     aliases: Vec<String>,
+    /// Device events were lost: the next loader looks at everything.
+    rescan: bool,
     stopping: Option<Stopping>,
     /// More children may have ended.
     reaping: bool,
@@ -126,9 +128,9 @@ impl Machine {
             watchdog: Watchdog::open(),
             loader: booted.loader,
             aliases: Vec::new(),
+            rescan: false,
             stopping: None,
-            // Whoever ended before signals were watched.
-            reaping: true,
+            reaping: false,
             finish: None,
             dropped: 0,
         };
@@ -140,6 +142,8 @@ impl Machine {
 
     fn run(&mut self) {
         let mut events: Vec<epoll::Event> = Vec::with_capacity(EVENTS_MAX);
+        // Whoever ended before signals were watched, or when a panic cut a turn short.
+        self.reaping = true;
         loop {
             self.due(Instant::now());
             self.tell_agent();
@@ -197,9 +201,9 @@ impl Machine {
             warn!("the containers are not stopped in time, continuing");
             self.finish = Some(stopping.action);
         }
-        if !self.aliases.is_empty() && self.loader.is_none() {
+        if (self.rescan || !self.aliases.is_empty()) && self.loader.is_none() {
             let aliases = std::mem::take(&mut self.aliases);
-            match children::hotplug_loader(&aliases) {
+            match children::hotplug_loader(&aliases, std::mem::take(&mut self.rescan)) {
                 Ok(child) => self.loader = Some(child.pid),
                 Err(error) => warn!("no modules for new devices: {error}, continuing"),
             }
@@ -420,7 +424,10 @@ impl Machine {
         for _ in 0..UEVENTS_MAX {
             match self.uevents.as_ref().map(Uevents::next) {
                 Some(Ok(Some(event))) => self.device(event),
-                Some(Err(error)) => warn!("device events were lost: {error}, continuing"),
+                Some(Err(error)) => {
+                    warn!("device events were lost: {error}; looking at all devices again");
+                    self.rescan = true;
+                }
                 Some(Ok(None)) | None => return,
             }
         }

@@ -18,6 +18,8 @@ use crate::kmsg::{note, warn};
 
 /// An agent that was ready and says nothing for this long is killed and started again.
 const SILENCE_MAX: Duration = Duration::from_secs(30);
+/// The same for an agent that was never heard: it may wait for a slow machine's modules first.
+const START_MAX: Duration = Duration::from_secs(300);
 /// The kernel prefers everything else when memory is out; the launcher sets containers' own values.
 const OOM_SCORE: &str = "-999";
 /// Connections that wait for the launcher; the agent has one.
@@ -56,8 +58,8 @@ pub(crate) struct Process {
     /// `None` after the service closed it; it is killed then.
     pub(crate) channel: Option<Channel>,
     started: Instant,
-    /// The last heartbeat of an agent that was ready.
-    alive: Option<Instant>,
+    /// When patience ends; a service without a heartbeat has no end of it.
+    silent_at: Option<Instant>,
 }
 
 /// A service.
@@ -135,7 +137,12 @@ impl Service {
             warn!("{} may be killed when memory is out: {error}, continuing", self.kind.name());
         }
         let (pid, pidfd) = (child.pid, child.pidfd);
-        Ok(Process { pid, pidfd, channel: Some(ours), started: Instant::now(), alive: None })
+        let started = Instant::now();
+        let silent_at = match self.kind {
+            Kind::Agent => started.checked_add(START_MAX),
+            Kind::Launcher => None,
+        };
+        Ok(Process { pid, pidfd, channel: Some(ours), started, silent_at })
     }
 
     /// It died. What it left in its group dies too; it is started again after a wait.
@@ -164,10 +171,9 @@ impl Service {
 
     /// A heartbeat came.
     pub(crate) fn heard(&mut self, now: Instant, ready: bool) {
-        if let Some(process) = &mut self.process
-            && (ready || process.alive.is_some())
-        {
-            process.alive = Some(now);
+        let patience = if ready { SILENCE_MAX } else { START_MAX };
+        if let Some(process) = &mut self.process {
+            process.silent_at = now.checked_add(patience);
         }
     }
 
@@ -175,23 +181,17 @@ impl Service {
     pub(crate) fn due(&self) -> Option<Instant> {
         match &self.process {
             None => Some(self.start_at),
-            Some(process) => process.alive.and_then(|alive| alive.checked_add(SILENCE_MAX)),
+            Some(process) => process.silent_at,
         }
     }
 
     /// Kills an agent that has fallen silent.
     pub(crate) fn check_heartbeat(&mut self, now: Instant) {
-        let silent = self
-            .process
-            .as_mut()
-            .and_then(|process| process.alive)
-            .is_some_and(|alive| now.saturating_duration_since(alive) >= SILENCE_MAX);
-        if silent {
-            self.kill("no heartbeat");
+        let Some(process) = &mut self.process else { return };
+        if process.silent_at.is_some_and(|silent_at| now >= silent_at) {
             // Once is enough: it ends when the kernel can end it.
-            if let Some(process) = &mut self.process {
-                process.alive = None;
-            }
+            process.silent_at = None;
+            self.kill("no heartbeat");
         }
     }
 }

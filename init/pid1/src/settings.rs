@@ -3,10 +3,11 @@
 use std::fs::{self, File};
 use std::io::{self, Read, Write};
 use std::os::fd::AsFd;
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::Path;
 
 use rustix::process::{Resource, Rlimit, setrlimit};
+use rustix::time::{ClockId, Timespec, clock_gettime, clock_settime};
 
 use crate::kmsg::warn;
 
@@ -90,6 +91,9 @@ pub(crate) fn identity() {
     if let Err(error) = machine_id() {
         warn!("no machine id: {error}, continuing");
     }
+    if let Err(error) = clamp_clock() {
+        warn!("the clock is not compared with the last shutdown: {error}, continuing");
+    }
     if let Err(error) = credit_seed() {
         warn!("the saved random seed is not used: {error}, continuing");
     }
@@ -106,6 +110,20 @@ fn machine_id() -> io::Result<()> {
         }
     };
     fs::write(MACHINE_ID_COPY, id)
+}
+
+/// Without a battery the clock starts in the past; the seed's last change was at the last shutdown or later boot.
+fn clamp_clock() -> io::Result<()> {
+    let seen = match fs::metadata(SEED) {
+        Ok(metadata) => metadata.mtime(),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        Err(error) => return Err(error),
+    };
+    if clock_gettime(ClockId::Realtime).tv_sec < seen {
+        warn!("the clock was behind the last shutdown and is set to it, continuing");
+        clock_settime(ClockId::Realtime, Timespec { tv_sec: seen, tv_nsec: 0 })?;
+    }
+    Ok(())
 }
 
 /// A seed counts only once: it is gone from the disk for certain before the kernel believes it.

@@ -42,13 +42,13 @@ fn main() -> ExitCode {
     match run() {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            let mut text = format!("launcher: {error}");
+            let mut texts = vec!["launcher".to_owned(), error.to_string()];
             let mut source = error.source();
             while let Some(cause) = source {
-                text += &format!(": {cause}");
+                texts.push(cause.to_string());
                 source = cause.source();
             }
-            eprintln!("{text}");
+            eprintln!("{}", texts.join(": "));
             ExitCode::FAILURE
         }
     }

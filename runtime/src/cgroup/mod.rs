@@ -3,6 +3,7 @@
 //! Processes are never moved into a group (a migration waits for an RCU grace period): they are born there by
 //! `CLONE_INTO_CGROUP`.
 
+pub mod devices;
 mod group;
 mod limits;
 mod stats;

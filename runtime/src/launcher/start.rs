@@ -106,7 +106,7 @@ impl Starter {
         };
         let mut sources = sources::detach(plan, fds, &self.namespaces)?;
         let root = overlay::assemble(&mut sources, host_root)?;
-        give_pipes(&plan.process.stdio, fds, host_root)?;
+        give_pipes(plan.process.stdio, fds, host_root)?;
         let ready = Ready { root, sources, filter };
         let single = self.single;
         let deadline = setup_deadline(plan);
@@ -124,7 +124,7 @@ impl Starter {
     fn exec(&mut self, plan: &ExecPlan, fds: Fds<'_>, host: &mut dyn Host) -> Result<Starting, Failure> {
         let filter = self.filter(&plan.process)?;
         let target = target::inspect(fds.get(plan.target)?).step("container", "not running")?;
-        give_pipes(&plan.process.stdio, fds, target.host_root)?;
+        give_pipes(plan.process.stdio, fds, target.host_root)?;
         let single = self.single;
         clone_through(
             |sync| {
@@ -162,7 +162,7 @@ fn setup_deadline(plan: &Plan) -> Duration {
 
 /// Pipes are made by the host's root, whom the container's root is not; from here on they are the container's, which
 /// can hand them on to its user.
-fn give_pipes(stdio: &Stdio, fds: Fds<'_>, host_root: u32) -> Result<(), Failure> {
+fn give_pipes(stdio: Stdio, fds: Fds<'_>, host_root: u32) -> Result<(), Failure> {
     if host_root != 0 {
         for fd in sources::streams(stdio, fds)?.into_iter().flatten() {
             give_pipe(fd, host_root, host_root);
@@ -277,5 +277,87 @@ impl Starting {
     fn abort(&mut self, step: &str, detail: &str, errno: Errno) -> Failure {
         kill(self.pidfd.as_fd());
         failure(step, detail, errno)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::stage::sync::report;
+
+    /// A start whose process is a `sleep`, and the end that process would report on.
+    fn starting() -> (Starting, OwnedFd, std::process::Child) {
+        let (ours, theirs) = connection().unwrap();
+        let child = std::process::Command::new("/bin/sleep").arg("1000").spawn().unwrap();
+        let pid = rustix::process::Pid::from_child(&child);
+        let pidfd = rustix::process::pidfd_open(pid, rustix::process::PidfdFlags::empty()).unwrap();
+        let starting = Starting {
+            socket: ours,
+            incoming: Incoming::default(),
+            pid: pid.as_raw_nonzero().get(),
+            pidfd,
+            terminal: None,
+            executing: false,
+            deadline: Instant::now(),
+        };
+        (starting, theirs, child)
+    }
+
+    fn is_killed(mut child: std::process::Child) -> bool {
+        use std::os::unix::process::ExitStatusExt;
+        child.wait().unwrap().signal() == Some(libc::SIGKILL)
+    }
+
+    fn end(mut child: std::process::Child) {
+        child.kill().unwrap();
+        child.wait().unwrap();
+    }
+
+    #[test]
+    fn the_end_of_the_connection_after_the_announcement_means_it_runs() {
+        let (mut starting, theirs, child) = starting();
+        let master = std::fs::File::open("/dev/null").unwrap();
+        report(theirs.as_fd(), &Report::Terminal, &[master.as_fd()]).unwrap();
+        report(theirs.as_fd(), &Report::Executing, &[]).unwrap();
+        drop(theirs);
+        assert!(starting.advance().is_none());
+        assert!(starting.advance().is_none());
+        let running = starting.advance().unwrap().unwrap();
+        assert_eq!(running.fds.len(), 2, "pidfd and terminal");
+        end(child);
+    }
+
+    #[test]
+    fn the_end_without_announcement_is_a_failure_and_kills() {
+        let (mut starting, theirs, child) = starting();
+        drop(theirs);
+        assert_eq!(starting.advance().unwrap().unwrap_err().step, "start");
+        assert!(is_killed(child));
+    }
+
+    #[test]
+    fn a_failed_step_is_handed_on_even_after_the_announcement() {
+        let (mut starting, theirs, child) = starting();
+        report(theirs.as_fd(), &Report::Executing, &[]).unwrap();
+        let failed = failure("exec", "exec /x: exec format error", Errno::NOEXEC);
+        report(theirs.as_fd(), &Report::Failed(failed.clone()), &[]).unwrap();
+        assert!(starting.advance().is_none());
+        assert_eq!(starting.advance().unwrap().unwrap_err(), failed);
+        end(child);
+    }
+
+    #[test]
+    fn a_start_past_its_deadline_is_killed() {
+        let (mut starting, _theirs, child) = starting();
+        assert_eq!(starting.expire().errno, libc::ETIMEDOUT);
+        assert!(is_killed(child));
+    }
+
+    #[test]
+    fn nonsense_from_the_process_kills_it() {
+        let (mut starting, theirs, child) = starting();
+        rustix::net::send(&theirs, b"\0nonsense", rustix::net::SendFlags::empty()).unwrap();
+        assert!(starting.advance().unwrap().is_err());
+        assert!(is_killed(child));
     }
 }

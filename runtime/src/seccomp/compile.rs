@@ -340,15 +340,23 @@ mod tests {
     #[test]
     fn comparisons_are_those_of_64_bit_numbers() {
         let values = [0, 1, 2, 0xffff_ffff, 1 << 32, (1 << 32) + 1, (2 << 32) + 1, u64::MAX - 1, u64::MAX];
-        let compares: [(Compare, fn(u64, u64) -> bool); 6] = [
-            (Compare::Equal, |left, right| left == right),
-            (Compare::NotEqual, |left, right| left != right),
-            (Compare::Less, |left, right| left < right),
-            (Compare::LessOrEqual, |left, right| left <= right),
-            (Compare::Greater, |left, right| left > right),
-            (Compare::GreaterOrEqual, |left, right| left >= right),
+        let compares = [
+            Compare::Equal,
+            Compare::NotEqual,
+            Compare::Less,
+            Compare::LessOrEqual,
+            Compare::Greater,
+            Compare::GreaterOrEqual,
         ];
-        for (compare, truth) in compares {
+        let truth = |compare, left: u64, right: u64| match compare {
+            Compare::Equal => left == right,
+            Compare::NotEqual => left != right,
+            Compare::Less => left < right,
+            Compare::LessOrEqual => left <= right,
+            Compare::Greater => left > right,
+            Compare::GreaterOrEqual => left >= right,
+        };
+        for compare in compares {
             for value in values {
                 for mask in [u64::MAX, 0xffff_ffff, 1 << 32 | 1] {
                     let condition = Condition { argument: 3, mask, compare, value };
@@ -356,7 +364,8 @@ mod tests {
                     let decision = Decision { tests: vec![test], otherwise: ERRNO };
                     let program = compile(&profile(&[(7, decision)])).unwrap();
                     for argument in values {
-                        let expected = if truth(argument & mask, value) { Action::Allow } else { ERRNO };
+                        let expected =
+                            if truth(compare, argument & mask, value) { Action::Allow } else { ERRNO };
                         let got = decide(&program, 7, [9, 9, 9, argument, 9, 9]);
                         assert_eq!(got, result(expected), "{argument:x} & {mask:x} {compare:?} {value:x}");
                     }

@@ -17,7 +17,7 @@ impl Call {
             0 => self.number,
             4 => self.architecture,
             8 | 12 => 0,
-            16..64 if offset % 8 == 0 => (argument(offset - 16) & 0xffff_ffff) as u32,
+            16..64 if offset.is_multiple_of(8) => (argument(offset - 16) & 0xffff_ffff) as u32,
             16..64 if offset % 8 == 4 => (argument(offset - 20) >> 32) as u32,
             _ => panic!("load at {offset}"),
         }

@@ -282,7 +282,7 @@ mod tests {
             }
         }
         // The kernel takes the family as an int: what is above does not count.
-        assert_ne!(ask(&program, "socket", [1 << 32 | 38, 5, 0, 0, 0, 0]), ALLOW);
+        assert_ne!(ask(&program, "socket", [(1 << 32) + 38, 5, 0, 0, 0, 0]), ALLOW);
         assert_eq!(ask(&program, "socket", [1 << 32 | AF_INET, 1, 0, 0, 0, 0]), ALLOW);
     }
 
@@ -291,13 +291,13 @@ mod tests {
         let without = program(capability::DEFAULT);
         let with = program(1 << capability::SYS_ADMIN);
         for bit in [17, 25, 26, 27, 28, 29, 30] {
-            let flags = [1 << bit | 17, 0, 0, 0, 0, 0];
+            let flags = [(1 << bit) + 17, 0, 0, 0, 0, 0];
             assert_eq!(ask(&without, "clone", flags), REFUSE, "bit {bit}");
             assert_eq!(ask(&with, "clone", flags), ALLOW, "bit {bit}");
         }
         let thread = [0x003d_0f00, 0, 0, 0, 0, 0];
         assert_eq!(ask(&without, "clone", thread), ALLOW);
-        assert_eq!(ask(&without, "clone3", [0; 6]), 0x0005_0000 | 38);
+        assert_eq!(ask(&without, "clone3", [0; 6]), 0x0005_0000 + 38);
         assert_eq!(ask(&with, "unshare", [0; 6]), ALLOW);
     }
 

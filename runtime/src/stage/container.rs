@@ -96,7 +96,7 @@ fn stage(context: Context<'_>, plan: &Plan, ready: &Ready) -> Result<OwnedFd, Fa
     begin_session(matches!(plan.namespaces.user, UserNamespace::Own { .. }))?;
     match plan.namespaces.cgroup {
         Namespace::New => {
-            nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWCGROUP).step("namespaces", "cgroup")?
+            nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWCGROUP).step("namespaces", "cgroup")?;
         }
         Namespace::Join(fd) => {
             let kind = Some(LinkNameSpaceType::ControlGroup);
@@ -147,14 +147,13 @@ fn run(
     role: Role,
 ) -> Result<(), Failure> {
     let who = identity::resolve(process, root)?;
-    match streams(&process.stdio, context.fds)? {
-        Some(fds) => streams::install(fds, who.uid, who.gid)?,
-        None => {
-            let master = terminal::open(&process.stdio, root, who.uid)?;
-            report(context.sync, &Report::Terminal, &[master.as_fd()]).step("terminal", "hand over")?;
-            if role != Role::Exec {
-                terminal::bind_console(root)?;
-            }
+    if let Some(fds) = streams(process.stdio, context.fds)? {
+        streams::install(fds, who.uid, who.gid)?;
+    } else {
+        let master = terminal::open(process.stdio, root, who.uid)?;
+        report(context.sync, &Report::Terminal, &[master.as_fd()]).step("terminal", "hand over")?;
+        if role != Role::Exec {
+            terminal::bind_console(root)?;
         }
     }
     enter_cwd(root, &process.cwd)?;

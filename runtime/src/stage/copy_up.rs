@@ -88,9 +88,8 @@ fn copy_file(from: BorrowedFd<'_>, to: BorrowedFd<'_>, name: &CStr, stat: &Stat)
 fn copy_bytes(source: &OwnedFd, target: &OwnedFd) -> rustix::io::Result<()> {
     loop {
         match rustix::fs::copy_file_range(source, None, target, None, CHUNK) {
-            Ok(0) => break,
+            Ok(0) | Err(Errno::XDEV | Errno::INVAL | Errno::OPNOTSUPP | Errno::NOSYS) => break,
             Ok(_) | Err(Errno::INTR) => {}
-            Err(Errno::XDEV | Errno::INVAL | Errno::OPNOTSUPP | Errno::NOSYS) => break,
             Err(error) => return Err(error),
         }
     }

@@ -11,7 +11,7 @@ use rustix::thread::{
 };
 
 use super::failure::{Step, failure};
-use super::passwd::{self, Identity};
+use super::passwd::{self, Identity, Unknown};
 use super::resolve::open_in;
 use crate::capability;
 use crate::plan::{Failure, Process};
@@ -29,10 +29,12 @@ pub(super) fn become_root() -> Result<(), Failure> {
 
 /// Finds out who the process is to run as, from the container's own files.
 pub(super) fn resolve(process: &Process, root: BorrowedFd<'_>) -> Result<Identity, Failure> {
-    let passwd = read(root, "/etc/passwd").step("user", "/etc/passwd")?;
-    let group = read(root, "/etc/group").step("user", "/etc/group")?;
-    passwd::resolve(&process.user, &process.groups, &passwd, &group)
-        .map_err(|text| failure("user", &text, Errno::INVAL))
+    let passwd = read(root, "/etc/passwd").step("identity", "/etc/passwd")?;
+    let group = read(root, "/etc/group").step("identity", "/etc/group")?;
+    passwd::resolve(&process.user, &process.groups, &passwd, &group).map_err(|unknown| match unknown {
+        Unknown::User(name) => failure("user", &name, Errno::NOENT),
+        Unknown::Group(name) => failure("group", &name, Errno::NOENT),
+    })
 }
 
 /// Reads a file of the image; one that is absent, no regular file or not text counts as empty.
@@ -61,10 +63,10 @@ pub(super) fn assume(process: &Process, who: &Identity) -> Result<(), Failure> {
     drop_bounding(process.capabilities)?;
     set_keep_capabilities(true).step("capabilities", "keep")?;
     let groups: Vec<Gid> = who.groups.iter().map(|gid| Gid::from_raw(*gid)).collect();
-    set_thread_groups(&groups).step("user", "groups")?;
+    set_thread_groups(&groups).step("identity", "groups")?;
     let (uid, gid) = (Uid::from_raw(who.uid), Gid::from_raw(who.gid));
-    set_thread_res_gid(gid, gid, gid).step("user", format!("gid {}", who.gid))?;
-    set_thread_res_uid(uid, uid, uid).step("user", format!("uid {}", who.uid))?;
+    set_thread_res_gid(gid, gid, gid).step("identity", format!("gid {}", who.gid))?;
+    set_thread_res_uid(uid, uid, uid).step("identity", format!("uid {}", who.uid))?;
     set_keep_capabilities(false).step("capabilities", "keep")?;
     // execve takes all of them from any user but root, for ambient and inheritable sets are empty; taking them
     // now lets the look-up of the program see what the program will see.

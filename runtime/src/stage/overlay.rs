@@ -31,16 +31,16 @@ pub(crate) fn assemble(sources: &mut Sources, host_root: u32) -> Result<OwnedFd,
             attributes::set_attributes(only.as_fd(), &change).step("root", "bind")?;
             Ok(only)
         }
-        (Ok([only]), writable) => mount(vec![only], writable, host_root),
-        (Err(layers), writable) => mount(layers, writable, host_root),
+        (Ok(only), writable) => mount(&only, writable.as_ref(), host_root),
+        (Err(layers), writable) => mount(&layers, writable.as_ref(), host_root),
     }
 }
 
-fn mount(layers: Vec<OwnedFd>, writable: Option<OwnedFd>, host_root: u32) -> Result<OwnedFd, Failure> {
+fn mount(layers: &[OwnedFd], writable: Option<&OwnedFd>, host_root: u32) -> Result<OwnedFd, Failure> {
     let options = options(layers.len(), writable.is_some())?;
     let stand = clone(scratch::LAYERS).step("root", scratch::LAYERS)?;
     attach(stand.as_fd(), rustix::fs::CWD, scratch::STAND).step("root", scratch::STAND)?;
-    let result = mount_on_stand(&layers, writable.as_ref(), &options, host_root);
+    let result = mount_on_stand(layers, writable, &options, host_root);
     let left = rustix::process::chdir("/")
         .and_then(|()| rustix::mount::unmount(scratch::STAND, UnmountFlags::DETACH));
     let root = result?;

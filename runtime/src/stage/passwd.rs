@@ -19,6 +19,15 @@ pub(super) struct Identity {
     pub(super) home: String,
 }
 
+/// A name that none of the files has.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Unknown {
+    /// A user.
+    User(String),
+    /// A group.
+    Group(String),
+}
+
 struct User<'a> {
     name: &'a str,
     uid: u32,
@@ -32,8 +41,13 @@ struct Group<'a> {
     members: &'a str,
 }
 
-/// Resolves `user[:group]` and further groups against the two files. The error is Docker's text.
-pub(super) fn resolve(spec: &str, further: &[String], passwd: &str, group: &str) -> Result<Identity, String> {
+/// Resolves `user[:group]` and further groups against the two files.
+pub(super) fn resolve(
+    spec: &str,
+    further: &[String],
+    passwd: &str,
+    group: &str,
+) -> Result<Identity, Unknown> {
     let (user_part, group_part) = spec.split_once(':').unwrap_or((spec, ""));
     let wanted = if user_part.is_empty() { "0" } else { user_part };
     let found = users(passwd).find(|user| user.name == wanted || number(wanted) == Some(user.uid));
@@ -44,7 +58,7 @@ pub(super) fn resolve(spec: &str, further: &[String], passwd: &str, group: &str)
         }
         (None, Some(uid)) => Identity { uid, gid: 0, groups: Vec::new(), home: "/".to_owned() },
         (None, None) => {
-            return Err(format!("unable to find user {wanted}: no matching entries in passwd file"));
+            return Err(Unknown::User(wanted.to_owned()));
         }
     };
     if !group_part.is_empty() {
@@ -61,12 +75,9 @@ pub(super) fn resolve(spec: &str, further: &[String], passwd: &str, group: &str)
     Ok(identity)
 }
 
-fn group_id(wanted: &str, group: &str) -> Result<u32, String> {
+fn group_id(wanted: &str, group: &str) -> Result<u32, Unknown> {
     let found = groups(group).find(|entry| entry.name == wanted || number(wanted) == Some(entry.gid));
-    found
-        .map(|entry| entry.gid)
-        .or_else(|| number(wanted))
-        .ok_or_else(|| format!("unable to find group {wanted}: no matching entries in group file"))
+    found.map(|entry| entry.gid).or_else(|| number(wanted)).ok_or_else(|| Unknown::Group(wanted.to_owned()))
 }
 
 /// A decimal number of digits only; `+0`, `0x0` and `0day` are names, and no user has them.
@@ -110,7 +121,7 @@ mod tests {
         7:x:70:71::/seven\n";
     const GROUP: &str = "root:x:0:\nwheel:x:10:root,app\napp:x:1001:\nvideo:x:44:app\nbad:x:x:app\n";
 
-    fn check(spec: &str, further: &[&str]) -> Result<(u32, u32, Vec<u32>, String), String> {
+    fn check(spec: &str, further: &[&str]) -> Result<(u32, u32, Vec<u32>, String), Unknown> {
         let further: Vec<String> = further.iter().map(|name| (*name).to_owned()).collect();
         let who = resolve(spec, &further, PASSWD, GROUP)?;
         Ok((who.uid, who.gid, who.groups, who.home))
@@ -119,7 +130,7 @@ mod tests {
     #[test]
     fn users_are_found_as_docker_finds_them() {
         let ok = |uid, gid, groups: &[u32], home: &str| Ok((uid, gid, groups.to_vec(), home.to_owned()));
-        let cases: [(&str, &[&str], Result<_, String>); 14] = [
+        let cases: [(&str, &[&str], Result<_, Unknown>); 14] = [
             ("", &[], ok(0, 0, &[10], "/root")),
             ("root", &[], ok(0, 0, &[10], "/root")),
             ("app", &[], ok(1000, 1001, &[10, 44], "/home/app")),
@@ -145,14 +156,13 @@ mod tests {
         for spec in
             ["0day", "+0", "-1", "0x0", "2147483648", "4294967295", "99999999999", " 0", "bad", "short"]
         {
-            let expected = format!("unable to find user {spec}: no matching entries in passwd file");
-            assert_eq!(check(spec, &[]), Err(expected), "{spec:?}");
+            assert_eq!(check(spec, &[]), Err(Unknown::User(spec.to_owned())), "{spec:?}");
         }
     }
 
     #[test]
     fn unknown_groups_are_refused_by_name() {
-        let expected = Err("unable to find group nope: no matching entries in group file".to_owned());
+        let expected = Err(Unknown::Group("nope".to_owned()));
         assert_eq!(check("app:nope", &[]), expected);
         assert_eq!(check("app", &["nope"]), expected);
     }

@@ -180,7 +180,16 @@ fn set_bind_attributes(
         idmap: if idmap { user } else { None },
         recursive,
     };
-    attributes::set_attributes(tree, &change).step("mount", &mount.target)
+    let unshifted = Change { idmap: None, ..change };
+    match attributes::set_attributes(tree, &change) {
+        // The file system cannot shift owners (tmpfs before Linux 6.3, procfs, network file systems). Shown as it is,
+        // its files belong to nobody inside, and the container has what everybody has.
+        Err(error) if change.idmap.is_some() && error.raw_os_error() == Some(libc::EINVAL) => {
+            attributes::set_attributes(tree, &unshifted)
+        }
+        result => result,
+    }
+    .step("mount", &mount.target)
 }
 
 /// The `MOUNT_ATTR_*` bits of a mount.
@@ -195,11 +204,9 @@ pub(crate) fn flags_of(mount: &Mount) -> u64 {
 }
 
 /// The three standard streams of a plan, or none for a terminal.
-pub(crate) fn streams<'a>(stdio: &Stdio, fds: Fds<'a>) -> Result<Option<[BorrowedFd<'a>; 3]>, Failure> {
+pub(crate) fn streams(stdio: Stdio, fds: Fds<'_>) -> Result<Option<[BorrowedFd<'_>; 3]>, Failure> {
     match stdio {
-        Stdio::Fds([input, output, error]) => {
-            Ok(Some([fds.get(*input)?, fds.get(*output)?, fds.get(*error)?]))
-        }
+        Stdio::Fds([input, output, error]) => Ok(Some([fds.get(input)?, fds.get(output)?, fds.get(error)?])),
         Stdio::Terminal { .. } => Ok(None),
     }
 }

@@ -18,7 +18,7 @@ use crate::plan::{Failure, Stdio};
 const DEVPTS_MAGIC: i64 = 0x1cd1;
 
 /// Opens a terminal, makes it the controlling one and the standard streams, and gives its master side.
-pub(super) fn open(stdio: &Stdio, root: BorrowedFd<'_>, uid: u32) -> Result<OwnedFd, Failure> {
+pub(super) fn open(stdio: Stdio, root: BorrowedFd<'_>, uid: u32) -> Result<OwnedFd, Failure> {
     let flags = OFlags::RDWR | OFlags::NOCTTY;
     let master = open_in(root, "/dev/pts/ptmx", flags).step("terminal", "/dev/pts/ptmx")?;
     is_devpts(master.as_fd()).step("terminal", "/dev/pts/ptmx")?;
@@ -26,9 +26,9 @@ pub(super) fn open(stdio: &Stdio, root: BorrowedFd<'_>, uid: u32) -> Result<Owne
     let peer_flags = OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC;
     let slave = ioctl_tiocgptpeer(&master, peer_flags).step("terminal", "peer")?;
     if let Stdio::Terminal { rows, columns } = stdio
-        && (*rows, *columns) != (0, 0)
+        && (rows, columns) != (0, 0)
     {
-        let size = Winsize { ws_row: *rows, ws_col: *columns, ws_xpixel: 0, ws_ypixel: 0 };
+        let size = Winsize { ws_row: rows, ws_col: columns, ws_xpixel: 0, ws_ypixel: 0 };
         tcsetwinsize(&slave, size).step("terminal", "size")?;
     }
     rustix::fs::fchown(&slave, Some(rustix::fs::Uid::from_raw(uid)), None).step("terminal", "owner")?;

@@ -2,6 +2,7 @@
 
 use berth_api::docker::exec::{ExecBody, ExecCreated, ExecInspect, ExecStartBody, ProcessConfig};
 use hyper::StatusCode;
+use tokio::sync::mpsc;
 
 use super::containers::attach::size;
 use super::containers::{lifecycle, validate};
@@ -9,7 +10,7 @@ use super::errors::ApiError;
 use super::request::Request;
 use super::routes::Answer;
 use super::{respond, stream};
-use crate::command::{ExecCreate, ExecStart, ExecView, State};
+use crate::command::{Attachment, Chunk, ExecCreate, ExecStart, ExecView, State, Stream};
 
 pub(crate) async fn create(mut request: Request, name: &str) -> Answer {
     let body: ExecBody = request.json().await?;
@@ -51,10 +52,29 @@ pub(crate) async fn start(mut request: Request, id: &str) -> Answer {
     let size = body.console_size.or(view.body.console_size).map(|[rows, columns]| (rows, columns));
     let start = ExecStart { detach: body.detach, tty: body.tty, size: size.filter(|size| *size != (0, 0)) };
     let keys = stream::detach_keys(&view.body.detach_keys)?;
-    match request.api.owner.exec_start(id, start).await? {
-        Some(attachment) => Ok(stream::hijack(&mut request, attachment, keys)),
-        None => Ok(respond::empty(StatusCode::OK)),
+    let tty = body.tty;
+    match request.api.owner.exec_start(id, start).await {
+        Ok(Some(attachment)) => Ok(stream::hijack(&mut request, attachment, keys)),
+        Ok(None) => Ok(respond::empty(StatusCode::OK)),
+        Err(refusal) if !body.detach && has_ended(&request, id).await => {
+            let told = told(&refusal.to_string(), tty);
+            Ok(stream::hijack(&mut request, told, keys))
+        }
+        Err(refusal) => Err(refusal.into()),
     }
+}
+
+/// Whether the session was started and its program could not be run: the exit code says so.
+async fn has_ended(request: &Request, id: &str) -> bool {
+    request.api.owner.exec_view(id).await.is_ok_and(|view| view.code.is_some())
+}
+
+/// A session that says why its program could not be run. Clients print it and read the exit code afterwards.
+fn told(text: &str, tty: bool) -> Attachment {
+    let (sender, output) = mpsc::channel(1);
+    // The channel is empty and open, so this does not fail.
+    let _ = sender.try_send(Chunk { stream: Stream::Out, bytes: format!("{text}\r\n").into() });
+    Attachment { tty, output, input: None }
 }
 
 pub(crate) async fn resize(request: Request, id: &str) -> Answer {

@@ -19,8 +19,7 @@ use tokio::net::{TcpListener, UnixListener};
 use tokio::sync::Semaphore;
 use tokio_rustls::TlsAcceptor;
 
-use super::Api;
-use super::routes;
+use super::{Api, routes, takeover};
 
 /// A peer has this long for its TLS handshake.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
@@ -144,6 +143,9 @@ async fn shake_hands(
 }
 
 async fn connection(stream: impl AsyncRead + AsyncWrite + Send + Unpin + 'static, api: Arc<Api>) {
+    // A client that sends nothing, or goes away, gets no answer.
+    let looked = tokio::time::timeout(HEAD_TIMEOUT, takeover::look(stream, MAX_HEAD_BYTES)).await;
+    let Ok(Ok(Some(stream))) = looked else { return };
     let service = service_fn(move |request| {
         let api = api.clone();
         async move { Ok::<_, Infallible>(routes::answer(api, request).await) }

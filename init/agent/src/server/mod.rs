@@ -22,6 +22,7 @@ pub(crate) mod respond;
 pub(crate) mod routes;
 pub(crate) mod stream;
 pub(crate) mod system;
+pub(crate) mod takeover;
 pub(crate) mod time;
 pub(crate) mod volumes;
 

@@ -13,7 +13,7 @@ use super::time;
 const KNOWN: [&str; 9] = ["dangling", "driver", "id", "label", "name", "scope", "type", "until", "label!"];
 
 /// Names of the networks that are always there.
-const PREDEFINED: [&str; 3] = ["bridge", "host", "none"];
+pub(crate) const PREDEFINED: [&str; 3] = ["bridge", "host", "none"];
 
 pub(crate) async fn list(request: Request) -> Answer {
     let filters = Filters::parse(request.query.get("filters"), &KNOWN)?;

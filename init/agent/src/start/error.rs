@@ -55,9 +55,9 @@ impl StartError {
             }
             ("exec", Errno::NOENT) => (127, format!("exec: \"{program}\": executable file not found in $PATH")),
             ("exec", Errno::ACCESS | Errno::PERM) => (126, format!("exec: \"{program}\": permission denied")),
-            ("exec", Errno::ISDIR) => (126, format!("exec: \"{program}\": is a directory")),
+            ("exec", Errno::ISDIR) => (126, format!("exec: \"{program}\": is a directory: permission denied")),
             ("exec", Errno::NOEXEC) => (126, format!("exec \"{program}\": exec format error")),
-            ("user", _) => (128, user_text(&failure.detail)),
+            ("user", _) => return Self::failed(user_text(&failure.detail)),
             _ => (128, failure.to_string()),
         };
         Self { text: format!("failed to create task for container: {reason}"), code }

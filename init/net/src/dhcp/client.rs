@@ -40,10 +40,19 @@ pub enum Update {
     Failed(io::Error),
 }
 
+/// News of the cable of one interface.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Carrier {
+    /// It is in, for the first time.
+    Arrived,
+    /// It was out and is in again, perhaps in another network.
+    Returned,
+}
+
 /// The running client of one interface. It ends when dropped, keeping its lease.
 #[derive(Debug)]
 pub struct Client {
-    carrier: mpsc::Sender<()>,
+    carrier: mpsc::Sender<Carrier>,
     task: tokio::task::JoinHandle<()>,
 }
 
@@ -56,16 +65,16 @@ impl Client {
         earlier: Option<Ipv4Addr>,
         updates: mpsc::Sender<(u32, Update)>,
     ) -> Client {
-        let (carrier, returned) = mpsc::channel(1);
+        let (carrier, cable) = mpsc::channel(1);
         let machine = Machine::new(identity, earlier, now(), random());
-        let work = Work { index, machine, updates, packets: None, returned };
+        let work = Work { index, machine, updates, packets: None, cable };
         Client { carrier, task: tokio::spawn(work.run()) }
     }
 
-    /// Tells the client that the cable was out and is in again.
-    pub fn carrier_returned(&self) {
+    /// Tells the client about the cable.
+    pub fn carrier(&self, news: Carrier) {
         // Full means the client has yet to look at the last one.
-        let _ = self.carrier.try_send(());
+        let _ = self.carrier.try_send(news);
     }
 }
 
@@ -80,13 +89,13 @@ struct Work {
     machine: Machine,
     updates: mpsc::Sender<(u32, Update)>,
     packets: Option<AsyncFd<OwnedFd>>,
-    returned: mpsc::Receiver<()>,
+    cable: mpsc::Receiver<Carrier>,
 }
 
 enum Wake {
     Time,
     Packet(io::Result<Vec<u8>>),
-    Carrier,
+    Carrier(Carrier),
     Ended,
 }
 
@@ -96,7 +105,8 @@ impl Work {
             let wake = self.wait().await;
             let actions = match wake {
                 Wake::Time => self.machine.tick(now(), random()),
-                Wake::Carrier => self.machine.carrier_returned(now(), random()),
+                Wake::Carrier(Carrier::Arrived) => self.machine.carrier_arrived(now(), random()),
+                Wake::Carrier(Carrier::Returned) => self.machine.carrier_returned(now(), random()),
                 Wake::Packet(Ok(packet)) => match parse(&packet) {
                     Some(message) => self.machine.receive(&message, now(), random()),
                     None => Vec::new(),
@@ -126,7 +136,7 @@ impl Work {
             }
         };
         tokio::select! {
-            returned = self.returned.recv() => if returned.is_some() { Wake::Carrier } else { Wake::Ended },
+            news = self.cable.recv() => news.map_or(Wake::Ended, Wake::Carrier),
             packet = packet => Wake::Packet(packet),
             () = sleep(left) => Wake::Time,
         }

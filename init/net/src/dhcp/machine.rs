@@ -29,6 +29,8 @@ const REBOOT_TRIES: u32 = 2;
 const RENEW_PAUSE: Duration = Duration::from_secs(60);
 /// Pause after a refusal, so a server that refuses everything is not asked without end.
 const REFUSED_PAUSE: Duration = Duration::from_secs(2);
+/// A question younger than this was asked of a link that was about to come up anyway.
+const JUST_NOW: Duration = Duration::from_millis(200);
 /// Largest answer we take, in bytes: one Ethernet frame.
 const MAX_MESSAGE_BYTES: u16 = 1500;
 
@@ -116,6 +118,17 @@ impl Machine {
             None => self.enter(State::Init, now, xid),
         }
         self.tick(now, xid)
+    }
+
+    /// The cable is in for the first time: a question asked before went nowhere and is repeated, unless it went out
+    /// just now.
+    pub fn carrier_arrived(&mut self, now: Duration, random: u32) -> Vec<Action> {
+        let unheard = matches!(self.state, State::Init | State::Selecting | State::Rebooting { .. });
+        if unheard && now >= self.began + JUST_NOW {
+            self.tries = 0;
+            self.wake = now;
+        }
+        self.tick(now, random)
     }
 
     /// The deadline is reached (or passed). `random` feeds transaction ids and the spread of repeats.
@@ -292,5 +305,225 @@ impl Machine {
             OptionCode::Rebinding,
         ]));
         message
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const ADDRESS: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 7);
+    const SERVER: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 1);
+
+    fn secs(seconds: u64) -> Duration {
+        Duration::from_secs(seconds)
+    }
+
+    /// A client on a clock that only moves when told to.
+    struct Bench {
+        machine: Machine,
+        now: Duration,
+    }
+
+    impl Bench {
+        fn new(earlier: Option<Ipv4Addr>) -> Bench {
+            let identity = Identity {
+                mac: Mac([2, 0, 0, 0, 0, 7]),
+                client_id: vec![255, 1],
+                hostname: Some("berth".into()),
+            };
+            Bench { machine: Machine::new(identity, earlier, secs(100), 1), now: secs(100) }
+        }
+
+        /// Lets time pass to the next deadline; returns how much and what is done then.
+        fn next(&mut self) -> (u64, Vec<Action>) {
+            let wait = self.machine.deadline().saturating_sub(self.now);
+            self.now += wait;
+            // Random number 0: no spread, and the transaction id is the second.
+            let xid = u32::try_from(self.now.as_secs()).unwrap() << 10;
+            (wait.as_secs(), self.machine.tick(self.now, xid))
+        }
+
+        fn answer(&mut self, kind: MessageType, address: Ipv4Addr) -> Vec<Action> {
+            let mut message = Message::new_with_id(
+                self.machine.xid,
+                Ipv4Addr::UNSPECIFIED,
+                address,
+                SERVER,
+                Ipv4Addr::UNSPECIFIED,
+                &self.machine.identity.mac.0,
+            );
+            let options = message.opts_mut();
+            options.insert(DhcpOption::MessageType(kind));
+            options.insert(DhcpOption::ServerIdentifier(SERVER));
+            options.insert(DhcpOption::SubnetMask([255, 255, 255, 0].into()));
+            options.insert(DhcpOption::AddressLeaseTime(800));
+            self.machine.receive(&message, self.now, 9 << 10)
+        }
+
+        fn bind(&mut self) {
+            self.next();
+            self.answer(MessageType::Offer, ADDRESS);
+            assert!(matches!(self.answer(MessageType::Ack, ADDRESS)[..], [Action::Bound(_)]));
+        }
+    }
+
+    /// What an action is, in short.
+    fn brief(actions: &[Action]) -> Vec<String> {
+        let message = |message: &Message| {
+            let kind = match message.opts().msg_type() {
+                Some(MessageType::Discover) => "discover",
+                Some(MessageType::Request) => "request",
+                _ => "?",
+            };
+            let broadcast = if message.flags().broadcast() { " broadcast" } else { "" };
+            let asked = match message.opts().get(OptionCode::RequestedIpAddress) {
+                Some(DhcpOption::RequestedIpAddress(address)) => format!(" {address}"),
+                _ => String::new(),
+            };
+            let current = if message.ciaddr().is_unspecified() { "" } else { " current" };
+            format!("{kind}{asked}{current}{broadcast}")
+        };
+        let one = |action: &Action| match action {
+            Action::Broadcast(m) => message(m),
+            Action::Unicast(m, from, to) => format!("{} from {from} to {to}", message(m)),
+            Action::Bound(lease) => format!("bound {}", lease.address),
+            Action::Lost => "lost".to_owned(),
+        };
+        actions.iter().map(one).collect()
+    }
+
+    #[test]
+    fn a_lease_is_had_in_four_messages_and_renewed_at_half_time() {
+        let mut bench = Bench::new(None);
+        assert_eq!(brief(&bench.next().1), ["discover"]);
+        assert_eq!(brief(&bench.answer(MessageType::Offer, ADDRESS)), ["request 192.0.2.7"]);
+        assert_eq!(brief(&bench.answer(MessageType::Ack, ADDRESS)), ["bound 192.0.2.7/24"]);
+        assert!(!bench.machine.is_listening());
+        let (wait, actions) = bench.next();
+        assert_eq!(
+            (wait, brief(&actions)),
+            (400, vec!["request current from 192.0.2.7 to 192.0.2.1".into()])
+        );
+        assert!(bench.machine.is_listening());
+        assert_eq!(brief(&bench.answer(MessageType::Ack, ADDRESS)), ["bound 192.0.2.7/24"]);
+        assert_eq!(bench.next().0, 400);
+    }
+
+    #[test]
+    fn silence_is_met_with_longer_and_longer_waits() {
+        let mut bench = Bench::new(None);
+        let waits: Vec<u64> = (0..10).map(|_| bench.next().0).collect();
+        assert_eq!(waits, [0, 1, 2, 4, 8, 16, 32, 64, 64, 64]);
+        let mut bench = Bench::new(None);
+        bench.next();
+        assert_eq!(brief(&bench.next().1), ["discover broadcast"]);
+        assert_eq!(brief(&bench.next().1), ["discover"]);
+    }
+
+    #[test]
+    fn an_offer_that_is_never_confirmed_is_dropped() {
+        let mut bench = Bench::new(None);
+        bench.next();
+        bench.answer(MessageType::Offer, ADDRESS);
+        let asked: Vec<String> = (0..4).flat_map(|_| brief(&bench.next().1)).collect();
+        let request = "request 192.0.2.7";
+        assert_eq!(
+            asked,
+            [&format!("{request} broadcast"), request, &format!("{request} broadcast"), "discover"]
+        );
+    }
+
+    #[test]
+    fn an_unanswered_renewal_goes_to_all_servers_and_ends_with_the_lease() {
+        let mut bench = Bench::new(None);
+        bench.bind();
+        let start = bench.now;
+        let mut log = Vec::new();
+        while bench.now < start + secs(800) {
+            let (_, actions) = bench.next();
+            let since = bench.now.saturating_sub(start).as_secs();
+            log.extend(brief(&actions).into_iter().map(|action| format!("{since} {action}")));
+        }
+        let unicast = "request current from 192.0.2.7 to 192.0.2.1";
+        assert_eq!(log[..3], [format!("400 {unicast}"), format!("550 {unicast}"), format!("625 {unicast}")]);
+        assert_eq!(log[4], "700 request current");
+        assert_eq!(log[log.len() - 2..], ["800 lost".to_owned(), "800 discover".to_owned()]);
+    }
+
+    #[test]
+    fn a_refused_renewal_gives_the_address_up_at_once() {
+        let mut bench = Bench::new(None);
+        bench.bind();
+        bench.next();
+        assert_eq!(brief(&bench.answer(MessageType::Nak, ADDRESS)), ["lost"]);
+        let (wait, actions) = bench.next();
+        assert_eq!((wait, brief(&actions)), (2, vec!["discover".into()]));
+    }
+
+    #[test]
+    fn an_earlier_address_is_asked_for_and_dropped_when_nobody_knows_it() {
+        let mut bench = Bench::new(Some(ADDRESS));
+        assert_eq!(brief(&bench.next().1), ["request 192.0.2.7"]);
+        assert_eq!(brief(&bench.answer(MessageType::Ack, ADDRESS)), ["bound 192.0.2.7/24"]);
+        let mut bench = Bench::new(Some(ADDRESS));
+        let asked: Vec<String> = (0..3).flat_map(|_| brief(&bench.next().1)).collect();
+        assert_eq!(asked, ["request 192.0.2.7", "request 192.0.2.7 broadcast", "discover"]);
+    }
+
+    #[test]
+    fn a_returned_cable_keeps_the_lease_in_use_and_asks_for_it() {
+        let mut bench = Bench::new(None);
+        bench.bind();
+        bench.now += secs(10);
+        let now = bench.now;
+        assert_eq!(brief(&bench.machine.carrier_returned(now, 77)), ["request 192.0.2.7"]);
+        assert_eq!(brief(&bench.answer(MessageType::Ack, ADDRESS)), ["bound 192.0.2.7/24"]);
+        assert_eq!(bench.next().0, 400);
+    }
+
+    #[test]
+    fn a_late_cable_does_not_wait_for_the_next_question() {
+        let mut bench = Bench::new(None);
+        bench.next();
+        let just_now = bench.now + Duration::from_millis(100);
+        assert_eq!(bench.machine.carrier_arrived(just_now, 0), []);
+        let waits: Vec<u64> = (0..5).map(|_| bench.next().0).collect();
+        assert_eq!(waits, [1, 2, 4, 8, 16]);
+        bench.now += secs(5);
+        let now = bench.now;
+        assert_eq!(brief(&bench.machine.carrier_arrived(now, 0)), ["discover"]);
+        assert_eq!(bench.next().0, 1);
+        bench.bind();
+        let now = bench.now + secs(1);
+        assert_eq!(bench.machine.carrier_arrived(now, 0), [], "a lease is not asked for twice");
+    }
+
+    #[test]
+    fn answers_to_others_and_late_ones_change_nothing() {
+        let mut bench = Bench::new(None);
+        bench.next();
+        let xid = bench.machine.xid;
+        bench.machine.xid = xid + 1;
+        let mut foreign = Message::new_with_id(
+            xid,
+            Ipv4Addr::UNSPECIFIED,
+            ADDRESS,
+            SERVER,
+            Ipv4Addr::UNSPECIFIED,
+            &[2, 0, 0, 0, 0, 7],
+        );
+        foreign.opts_mut().insert(DhcpOption::MessageType(MessageType::Offer));
+        foreign.opts_mut().insert(DhcpOption::ServerIdentifier(SERVER));
+        let now = bench.now;
+        assert_eq!(bench.machine.receive(&foreign, now, 0), []);
+        foreign.set_xid(xid + 1).set_chaddr(&[2, 0, 0, 0, 0, 8]);
+        assert_eq!(bench.machine.receive(&foreign, now, 0), []);
+        assert_eq!(
+            brief(&bench.answer(MessageType::Ack, ADDRESS)),
+            Vec::<String>::new(),
+            "nothing was asked for"
+        );
+        assert_eq!(brief(&bench.answer(MessageType::Nak, ADDRESS)), Vec::<String>::new());
     }
 }

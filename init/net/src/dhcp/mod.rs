@@ -6,6 +6,6 @@ mod frame;
 mod lease;
 mod machine;
 
-pub use client::{Client, Update};
+pub use client::{Carrier, Client, Update};
 pub use lease::{Lease, Route};
 pub use machine::{Action, Identity, Machine};

@@ -76,8 +76,11 @@ fn raw(batch: &mut Batch, rules: &Rules) {
     for bridge in &rules.bridges {
         for subnet in bridge.gateways.iter().map(ipnet::IpNet::trunc) {
             let foreign = || Rule::new().not_from_interface(&bridge.name);
-            // Neighbours that route straight to a container address, past published ports.
-            batch.rule("direct", &foreign().to_net(subnet).drop());
+            // Neighbours that route straight to a container address, past published ports. Without masquerading that
+            // is how answers come back; what is no answer is dropped when it is forwarded.
+            if bridge.masquerade || bridge.internal {
+                batch.rule("direct", &foreign().to_net(subnet).drop());
+            }
             // Neighbours that pretend to be a container.
             batch.rule("direct", &foreign().from_net(subnet).drop());
         }

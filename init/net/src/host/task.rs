@@ -17,7 +17,7 @@ use super::identity::{client_id, machine_id, write_aside};
 use super::monitor::{Monitor, Notice};
 use super::status::{Event, InterfaceStatus, Source, Status};
 use super::uplink::{SETTLE, Uplink, solicit_routers};
-use crate::dhcp::{Client, Identity, Update};
+use crate::dhcp::{Carrier, Client, Identity, Update};
 use crate::netlink::{Interface, Route, link_up};
 use crate::sysctl;
 use crate::upstream::Upstreams;
@@ -180,8 +180,9 @@ impl Task {
             return;
         }
         if carrier {
+            let again = std::mem::replace(&mut uplink.had_carrier, true);
             if let Some(client) = &uplink.client {
-                client.carrier_returned();
+                client.carrier(if again { Carrier::Returned } else { Carrier::Arrived });
             }
             self.solicit(index);
         }

@@ -40,6 +40,8 @@ pub(super) struct Uplink {
     pub(super) config: InterfaceConfig,
     pub(super) client: Option<Client>,
     pub(super) lease: Option<Lease>,
+    /// The cable has been in since the interface is looked after.
+    pub(super) had_carrier: bool,
     servers: Vec<(Ipv6Addr, Instant)>,
     search: Vec<(String, Instant)>,
 }
@@ -74,8 +76,15 @@ impl Uplink {
             config.gateways.iter().map(|gateway| Path { metric: FIXED_METRIC, ..default_path(*gateway) });
         requests.extend(gateways.map(|path| add_route(index, &path)));
         failures.extend(each(route, &requests, "bring up"));
-        let uplink =
-            Uplink { interface, config, client: None, lease: None, servers: Vec::new(), search: Vec::new() };
+        let uplink = Uplink {
+            had_carrier: interface.carrier,
+            interface,
+            config,
+            client: None,
+            lease: None,
+            servers: Vec::new(),
+            search: Vec::new(),
+        };
         (uplink, failures)
     }
 

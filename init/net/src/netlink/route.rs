@@ -9,7 +9,7 @@ use rtnetlink::packet_route::AddressFamily;
 use rtnetlink::packet_route::address::{
     AddressAttribute, AddressFlags, AddressHeaderFlags, AddressMessage, AddressScope, CacheInfo,
 };
-use rtnetlink::packet_route::link::{LinkAttribute, LinkFlags, LinkInfo, LinkMessage};
+use rtnetlink::packet_route::link::{LinkAttribute, LinkFlags, LinkInfo, LinkMessage, Stats64};
 use rtnetlink::packet_route::route::{
     RouteAddress, RouteAttribute, RouteFlags, RouteHeader, RouteMessage, RouteProtocol, RouteScope, RouteType,
 };
@@ -79,14 +79,30 @@ impl Route {
 
     /// The interface called `name`, or `None`.
     pub fn find(&mut self, name: &str) -> io::Result<Option<Interface>> {
+        Ok(self.get_link(name)?.and_then(|messages| messages.iter().find_map(interface)))
+    }
+
+    fn get_link(&mut self, name: &str) -> io::Result<Option<Vec<Message>>> {
         let mut message = LinkMessage::default();
         message.attributes.push(LinkAttribute::IfName(name.to_owned()));
         let answer = self.socket.get(&Request { kind: GET_LINK, flags: 0, body: bytes_of(&message) })?;
         match answer {
-            Ok(messages) => Ok(messages.iter().find_map(interface)),
+            Ok(messages) => Ok(Some(messages)),
             Err(failure) if failure.errno == rustix::io::Errno::NODEV => Ok(None),
             Err(failure) => Err(failure.errno.into()),
         }
+    }
+
+    /// The counters of the interface called `name`, or `None`.
+    pub(crate) fn counters(&mut self, name: &str) -> io::Result<Option<Stats64>> {
+        let counters = |message: &Message| {
+            let link = LinkMessage::parse(&message.body).ok()?;
+            link.attributes.into_iter().find_map(|attribute| match attribute {
+                LinkAttribute::Stats64(counters) => Some(counters),
+                _ => None,
+            })
+        };
+        Ok(self.get_link(name)?.and_then(|messages| messages.iter().find_map(counters)))
     }
 
     /// All interfaces.
@@ -113,7 +129,9 @@ impl Route {
 
 fn address(message: &Message) -> Option<(u32, IpNet)> {
     let address = AddressMessage::parse(&message.body).ok()?;
-    if message.kind != NEW_ADDRESS || address.header.scope != AddressScope::Universe {
+    // Site-local IPv6 addresses are deprecated but still handed out (by QEMU's user network, for one).
+    let far = matches!(address.header.scope, AddressScope::Universe | AddressScope::Site);
+    if message.kind != NEW_ADDRESS || !far {
         return None;
     }
     let ip = |wanted_local: bool| {

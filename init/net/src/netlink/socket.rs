@@ -6,15 +6,17 @@ use std::time::Duration;
 
 use rtnetlink::sys::{Socket as RawSocket, SocketAddr};
 use rustix::io::Errno;
-use rustix::net::sockopt::{Timeout, set_socket_recv_buffer_size, set_socket_timeout};
+use rustix::net::sockopt::{
+    Timeout, set_socket_recv_buffer_size_force, set_socket_send_buffer_size_force, set_socket_timeout,
+};
 use rustix::net::{RecvFlags, SendFlags, recv, send};
 
 /// Longest wait for an answer. The kernel answers inside the send; a longer wait means the answer was lost.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
 /// Bytes read at a time: the kernel fills at most 32 KiB of a dump into one datagram.
 const RECEIVE_BYTES: usize = 64 * 1024;
-/// Receive buffer in bytes: room for one acknowledgement per request of the largest batch.
-const RECEIVE_BUFFER_BYTES: usize = 4 * 1024 * 1024;
+/// Send and receive buffer in bytes: room for the largest batch and its answers. Memory is taken as it is used.
+const BUFFER_BYTES: usize = 16 * 1024 * 1024;
 /// Most messages one dump may bring, so that a dump of a table under attack stays bounded in memory.
 const MAX_DUMP_MESSAGES: usize = 1_000_000;
 
@@ -85,7 +87,9 @@ impl Socket {
         // Only texts of errors depend on these two.
         let _ = socket.set_ext_ack(true);
         let _ = socket.set_cap_ack(true);
-        set_socket_recv_buffer_size(&socket, RECEIVE_BUFFER_BYTES)?;
+        // Beyond the system's limits for ordinary programs: one firewall is one message.
+        set_socket_recv_buffer_size_force(&socket, BUFFER_BYTES)?;
+        set_socket_send_buffer_size_force(&socket, BUFFER_BYTES)?;
         set_socket_timeout(&socket, Timeout::Recv, Some(ANSWER_TIMEOUT))?;
         Ok(Socket { raw: socket, sequence: 1, buffer: vec![0; RECEIVE_BYTES] })
     }

@@ -144,15 +144,16 @@ impl Batch {
     /// Makes the table empty: creates it (no harm when it exists, and the removal cannot then fail), removes it with
     /// all it has, creates it again.
     pub fn replace_table(&mut self) {
-        self.change(NEW_TABLE, NLM_F_CREATE, "table", |_| {});
-        self.change(DELETE_TABLE, 0, "table", |_| {});
+        self.delete_table();
         self.change(NEW_TABLE, NLM_F_CREATE, "table", |_| {});
     }
 
     /// Removes the table, which need not exist.
     pub fn delete_table(&mut self) {
-        self.change(NEW_TABLE, NLM_F_CREATE, "table", |_| {});
-        self.change(DELETE_TABLE, 0, "table", |_| {});
+        // The only messages that ask for an answer: refusals are told in any case, and thousands of answers would not
+        // fit the receive buffer.
+        self.change(NEW_TABLE, NLM_F_CREATE | NLM_F_ACK, "table", |_| {});
+        self.change(DELETE_TABLE, NLM_F_ACK, "table", |_| {});
     }
 
     /// Adds a chain; without a hook it is only reached by jumps.
@@ -233,7 +234,7 @@ impl Batch {
         fill(&mut message);
         let kind = (NFNL_SUBSYS_NFTABLES << 8) | kind;
         let family = self.family.number();
-        self.message(kind, NLM_F_REQUEST | NLM_F_ACK | flags, family, 0, &message.bytes, label.to_owned());
+        self.message(kind, NLM_F_REQUEST | flags, family, 0, &message.bytes, label.to_owned());
     }
 
     fn message(&mut self, kind: u16, flags: u16, family: u8, resource: u16, body: &[u8], label: String) {

@@ -5,6 +5,8 @@
 mod encode;
 pub mod expression;
 mod socket;
+#[cfg(test)]
+mod tests;
 
 pub use encode::{Attributes, Batch, ChainHook, Element, Family, Finished, Set};
 pub use socket::{CommitError, Netfilter};

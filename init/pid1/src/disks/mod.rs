@@ -14,7 +14,7 @@ use std::io;
 use std::os::fd::AsFd;
 use std::os::unix::fs::{FileExt, FileTypeExt};
 
-use probe::{Choice, Device, LABEL, choose, devices, is_zero, read_superblock as superblock_of};
+use probe::{Choice, Device, LABEL, MAKING, choose, devices, is_zero, read_superblock as superblock_of};
 use rustix::fs::FallocateFlags;
 use rustix::mount::{MountFlags, UnmountFlags, mount, unmount};
 use superblock::Superblock;
@@ -66,7 +66,11 @@ pub(crate) fn mount_state() {
         Choice::Mount(device) => existing(device),
         Choice::Make(device) => first_boot(device),
         Choice::Nothing => {
-            note!("no state disk: nothing will be kept over a reboot");
+            let others: Vec<&str> = devices.iter().map(|device| device.name.as_str()).collect();
+            match others.join(", ").as_str() {
+                "" => note!("no state disk: nothing will be kept over a reboot"),
+                names => note!("no state disk ({names}: other data, untouched): nothing will be kept"),
+            }
             Err(None)
         }
         Choice::Unclear(count) => {
@@ -90,15 +94,23 @@ pub(crate) fn mount_state() {
 fn existing(device: &Device) -> Result<(), Option<StateError>> {
     let path = format!("/dev/{}", device.name);
     let file = File::open(&path).map_err(|error| StateError::Open(path.clone(), error))?;
-    let clean = superblock_of(&file).ok().flatten().is_some_and(|block| block.is_clean());
+    let before = superblock_of(&file).ok().flatten();
     mount_at(&path)?;
+    let clean = before.as_ref().is_some_and(Superblock::is_clean);
     let how = if clean { "clean" } else { "after its journal was replayed" };
     note!("state disk {} mounted, {how}", device.name);
+    if before.is_some_and(|block| block.has_errors()) {
+        warn!(
+            "state disk {} has recorded errors: save its data and have it checked, continuing",
+            device.name
+        );
+    }
     grow(&file, &device.name);
     Ok(())
 }
 
-/// A blank disk: the copy counts only when complete, because the superblock is written last.
+/// A blank disk: the copy counts only when complete, because the superblock is written last. A copy cut short is
+/// begun again at the next boot.
 fn first_boot(device: &Device) -> Result<(), Option<StateError>> {
     let path = format!("/dev/{}", device.name);
     let file = File::options()
@@ -186,10 +198,14 @@ fn write_template(target: &File, name: &str) -> Result<(), StateError> {
     block.set_identity(uuid, seed);
     timeline::mark("state-blank");
     clear(target, &template).map_err(failed)?;
+    target.write_all_at(MAKING, 0).map_err(failed)?;
+    target.sync_all().map_err(failed)?;
     copy_used(&template, &block, target).map_err(failed)?;
     target.sync_all().map_err(failed)?;
     target.write_all_at(block.as_bytes(), superblock::OFFSET).map_err(failed)?;
-    target.sync_all().map_err(failed)
+    target.sync_all().map_err(failed)?;
+    // From here on the superblock tells what this is; a mark that stays does no harm.
+    target.write_all_at(&[0; MAKING.len()], 0).map_err(failed)
 }
 
 /// Zeros where the template will be: only its ends were looked at, and zeros are not copied.

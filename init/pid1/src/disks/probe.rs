@@ -15,6 +15,9 @@ use super::superblock::{self, Superblock};
 pub(crate) const LABEL: &str = "BERTH_STATE";
 /// The serial by which a blank disk is offered among several (`-device virtio-blk,serial=berth-state`).
 pub(crate) const SERIAL: &str = "berth-state";
+/// Stands at the start of a disk, where ext4 has nothing, while the file system is being made: after a power cut the
+/// disk is not blank any more, but still ours to write.
+pub(crate) const MAKING: &[u8] = b"berth: state file system in the making, not whole yet\n";
 /// What is looked at on both ends of a disk. Unit: bytes.
 const EDGE: usize = 1 << 20;
 /// Smaller disks are configuration media, not state. Unit: bytes.
@@ -114,7 +117,7 @@ fn content(path: &str, whole: bool) -> io::Result<Content> {
         return Ok(Content::State);
     }
     let size = berth_sys::devices::block_device_size(file.as_fd())?;
-    if whole && size >= SIZE_MIN && is_blank(&file, size)? {
+    if whole && size >= SIZE_MIN && (is_blank(&file, size)? || is_making(&file)?) {
         return Ok(Content::Blank);
     }
     Ok(Content::Other)
@@ -130,6 +133,13 @@ pub(crate) fn is_blank(file: &File, size: u64) -> io::Result<bool> {
         }
     }
     Ok(true)
+}
+
+/// Whether an earlier boot was cut off while it made the file system. Without a superblock, that is.
+fn is_making(file: &File) -> io::Result<bool> {
+    let mut start = [0; MAKING.len()];
+    file.read_exact_at(&mut start, 0)?;
+    Ok(start == MAKING)
 }
 
 /// Whether all bytes are zero.
@@ -184,6 +194,18 @@ mod tests {
         check(&[(SERIAL, Blank), ("", State)], "mount b");
         check(&[("", State), (SERIAL, State)], "mount b");
         check(&[("", State), ("", State)], "mount a");
+    }
+
+    #[test]
+    fn a_disk_in_the_making_is_still_ours() {
+        let file = tempfile::tempfile().unwrap();
+        file.set_len(4 << 20).unwrap();
+        assert!(!is_making(&file).unwrap());
+        file.write_all_at(MAKING, 0).unwrap();
+        file.write_all_at(&[1; 4096], 4096).unwrap();
+        assert!(is_making(&file).unwrap());
+        file.write_all_at(b"B", 0).unwrap();
+        assert!(!is_making(&file).unwrap());
     }
 
     #[test]

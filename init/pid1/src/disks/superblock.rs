@@ -11,6 +11,8 @@ pub(crate) const SIZE: usize = 1024;
 
 const MAGIC: u16 = 0xEF53;
 const RO_COMPAT_METADATA_CSUM: u32 = 0x400;
+/// `EXT4_FEATURE_INCOMPAT_RECOVER`: mounted now, or the journal is to be replayed.
+const INCOMPAT_RECOVER: u32 = 0x4;
 const INCOMPAT_64BIT: u32 = 0x80;
 const INCOMPAT_CSUM_SEED: u32 = 0x2000;
 /// `EXT4_VALID_FS`: unmounted in order.
@@ -107,10 +109,14 @@ impl Superblock {
         (u64::from(high) << 32) | u64::from(self.u32(at::BLOCKS_LOW))
     }
 
-    /// Whether it was unmounted in order and has no recorded error.
+    /// Whether it was unmounted in order.
     pub(crate) fn is_clean(&self) -> bool {
-        let state = self.u16(at::STATE);
-        state & STATE_CLEAN != 0 && state & STATE_ERRORS == 0
+        self.u16(at::STATE) & STATE_CLEAN != 0 && self.u32(at::INCOMPAT) & INCOMPAT_RECOVER == 0
+    }
+
+    /// Whether the kernel found it damaged at some time.
+    pub(crate) fn has_errors(&self) -> bool {
+        self.u16(at::STATE) & STATE_ERRORS != 0
     }
 
     /// Gives the file system a new identity. Only for one that is not mounted and whose directories are small: a

@@ -33,6 +33,9 @@ pub(crate) async fn create(mut request: Request) -> Answer {
         validate::name(name)?;
     }
     defaults::fill(&mut body);
+    if body.host_config.network_mode == "host" && body.config.hostname.is_empty() {
+        body.config.hostname = request.api.machine.facts().name;
+    }
     let created = request.api.owner.create(Create { name, image, docker: body, unit: None }).await?;
     Ok(respond::json(StatusCode::CREATED, &CreateAnswer { id: created.id, warnings: created.warnings }))
 }

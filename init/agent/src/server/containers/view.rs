@@ -8,6 +8,7 @@ use berth_api::docker::containers::{
 };
 
 use crate::command::{Endpoint, State, View};
+use crate::server::networks::PREDEFINED;
 use crate::server::time::{NEVER, human_duration, rfc3339_nano};
 
 /// `State.Status`: the one word for a state.
@@ -117,8 +118,11 @@ pub(crate) fn inspect(view: &View) -> ContainerInspect {
 
 /// `NetworkSettings` of inspect.
 pub(crate) fn network_settings(view: &View) -> NetworkSettings {
-    let networks: BTreeMap<String, EndpointSettings> =
-        view.networks.iter().map(|(name, endpoint)| (name.clone(), endpoint_settings(endpoint))).collect();
+    let networks: BTreeMap<String, EndpointSettings> = view
+        .networks
+        .iter()
+        .map(|(name, endpoint)| (name.clone(), endpoint_settings(name, endpoint)))
+        .collect();
     let mut out = NetworkSettings { ports: port_map(view), ..NetworkSettings::default() };
     if let Some(bridge) = networks.get("bridge") {
         out.endpoint_id.clone_from(&bridge.endpoint_id);
@@ -150,12 +154,13 @@ fn port_map(view: &View) -> PortMap {
     view.ports.iter().map(|(port, list)| (port.clone(), bindings(list))).collect()
 }
 
-fn endpoint_settings(endpoint: &Endpoint) -> EndpointSettings {
+fn endpoint_settings(network: &str, endpoint: &Endpoint) -> EndpointSettings {
     let list = |values: &Vec<String>| (!values.is_empty()).then(|| values.clone());
     let (ip6, prefix6, gateway6) = endpoint.ip6.clone().unwrap_or_default();
     EndpointSettings {
         aliases: list(&endpoint.aliases),
-        dns_names: list(&endpoint.dns_names),
+        // Names are answered on networks that users made only.
+        dns_names: list(&endpoint.dns_names).filter(|_| !PREDEFINED.contains(&network)),
         mac_address: endpoint.mac.clone(),
         network_id: endpoint.network_id.clone(),
         endpoint_id: endpoint.endpoint_id.clone(),
@@ -171,7 +176,8 @@ fn endpoint_settings(endpoint: &Endpoint) -> EndpointSettings {
 
 /// An entry of `GET /containers/json`.
 pub(crate) fn summary(view: &View, now_ns: i64) -> ContainerSummary {
-    let networks = view.networks.iter().map(|(name, endpoint)| (name.clone(), endpoint_settings(endpoint)));
+    let networks =
+        view.networks.iter().map(|(name, endpoint)| (name.clone(), endpoint_settings(name, endpoint)));
     let mut mounts = view.mounts.clone();
     mounts.sort_by(|a, b| a.destination.cmp(&b.destination));
     ContainerSummary {

@@ -1,6 +1,7 @@
 //! Waiting for a container's end.
 
 use std::convert::Infallible;
+use std::ops::RangeInclusive;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
@@ -14,6 +15,9 @@ use crate::server::errors::ApiError;
 use crate::server::request::Request;
 use crate::server::respond;
 use crate::server::routes::Answer;
+
+/// Exit codes of a container whose program could not be run.
+const NOT_STARTED: RangeInclusive<i64> = 126..=128;
 
 /// Answers at once with the head, when the container ended with the body: `docker run` starts the container only when
 /// it has seen the head.

@@ -121,6 +121,9 @@ async fn logs_and_exec_work() {
     fine(&server, &["run", "-d", "--name", "ss", "alpine", "sleep", "60"]).await;
     assert_eq!(fine(&server, &["exec", "ss", "echo", "in", "it"]).await, "in it\n");
     assert_eq!(docker(&server, &["exec", "ss", "exit", "9"]).await.code, 9);
+    let failed = docker(&server, &["exec", "ss", "/nope"]).await;
+    assert_eq!(failed.code, 127, "{}", failed.stderr);
+    assert!(failed.stdout.contains("OCI runtime exec failed"), "{}", failed.stdout);
     let output = docker_with(&server, &["exec", "-i", "ss", "cat"], b"to exec").await;
     assert_eq!((output.code, output.stdout.as_str()), (0, "to exec"));
 }

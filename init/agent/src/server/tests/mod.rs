@@ -1,8 +1,11 @@
 //! The server against a scripted owner: what the stock command line and raw requests get.
 
 mod cli;
+mod contract;
 mod errors;
+mod goldens;
 mod owner;
+mod tls;
 mod wire;
 
 use std::path::PathBuf;
@@ -48,6 +51,7 @@ impl berth_image::Resolve for NoNames {
 /// A server on a unix socket, with an image called `alpine:latest` and a scripted owner.
 pub(super) struct Server {
     pub(super) socket: PathBuf,
+    pub(super) api: Arc<Api>,
     _folder: tempfile::TempDir,
 }
 
@@ -61,8 +65,8 @@ impl Server {
         tokio::spawn(owner::Script::new(handle.clone(), image).run(queue));
         let api = Api::new(handle, store, puller, Arc::new(TestMachine));
         let socket = folder.path().join("docker.sock");
-        tokio::spawn(listen::serve_unix(listen::bind_unix(&socket).unwrap(), api));
-        Self { socket, _folder: folder }
+        tokio::spawn(listen::serve_unix(listen::bind_unix(&socket).unwrap(), api.clone()));
+        Self { socket, api, _folder: folder }
     }
 
     pub(super) fn client(&self) -> berth_api::client::Client {

@@ -177,6 +177,13 @@ impl Script {
             Command::ExecStart(id, start, answer) => {
                 let exec = self.execs.get_mut(&id).unwrap();
                 let words = exec.body.cmd.clone().unwrap();
+                if words[0] == "/nope" {
+                    exec.code = Some(127);
+                    let text =
+                        "OCI runtime exec failed: exec: \"/nope\": stat /nope: no such file or directory";
+                    drop(answer.send(Err(Refusal::Invalid(text.into()))));
+                    return;
+                }
                 let (sender, output) = mpsc::channel(16);
                 let (input, receiver) = mpsc::channel(16);
                 let (code, _) = play(&words, sender, Some(receiver));

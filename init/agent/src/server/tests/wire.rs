@@ -150,3 +150,38 @@ async fn text_where_json_is_wanted_is_refused_in_docker_words() {
         "unsupported Content-Type header (application/x-www-form-urlencoded): must be 'application/json'"
     ));
 }
+
+/// Clients without `Upgrade` get `200 OK` and raw bytes both ways.
+#[tokio::test]
+async fn a_takeover_without_asking_is_raw_both_ways() {
+    let server = Server::start();
+    let body = json!({ "Image": "alpine", "Cmd": ["cat"], "OpenStdin": true, "StdinOnce": true });
+    let id = made(&server, body).await;
+    let mut stream = UnixStream::connect(&server.socket).await.unwrap();
+    let request = format!(
+        "POST /containers/{id}/attach?stream=1&stdin=1&stdout=1 HTTP/1.1\r\nHost: x\r\nContent-Length: 0\r\n\r\n"
+    );
+    stream.write_all(request.as_bytes()).await.unwrap();
+    let mut head = Vec::new();
+    while !head.ends_with(b"\r\n\r\n") {
+        assert_ne!(stream.read_buf(&mut head).await.unwrap(), 0);
+    }
+    let head = String::from_utf8(head).unwrap().to_ascii_lowercase();
+    assert!(head.starts_with("http/1.1 200 ok\r\n"), "{head}");
+    assert!(!head.contains("upgrade") && !head.contains("chunked"), "{head}");
+    server.client().post_empty(&format!("/containers/{id}/start")).await.unwrap();
+    stream.write_all(b"hello").await.unwrap();
+    stream.shutdown().await.unwrap();
+    let mut rest = Vec::new();
+    stream.read_to_end(&mut rest).await.unwrap();
+    assert_eq!(rest, b"\x01\0\0\0\0\0\0\x05hello");
+}
+
+/// The error of such a request is an ordinary answer.
+#[tokio::test]
+async fn a_takeover_that_fails_is_an_ordinary_error() {
+    let server = Server::start();
+    let request = "POST /containers/nope/attach?stream=1 HTTP/1.1\r\nHost: x\r\nContent-Length: 0\r\n\r\n";
+    let answer = raw(&server, request, "nope\"}").await;
+    assert!(answer.starts_with("HTTP/1.1 404 "), "{answer}");
+}

@@ -1,306 +1,21 @@
-//! Starts containers through the launcher and checks what they see: this process plays init and agent.
-//!
-//! Needs root, a static busybox and an empty directory on a file system that can shift owners (ext4).
-//! `try_launch BUSYBOX DIRECTORY CGROUP2_DIRECTORY [CASE]`
+//! What containers see and what they may not do.
 
-use std::io::Read;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::os::unix::fs::{PermissionsExt, symlink};
-use std::path::{Path, PathBuf};
+use std::os::fd::{AsFd, BorrowedFd};
+use std::os::unix::fs::symlink;
+use std::path::Path;
 use std::time::Instant;
 
-use berth_runtime::cgroup::Group;
-use berth_runtime::client::{LaunchError, Launcher, Slot, Started};
-use berth_runtime::launcher::{Host, serve};
+use berth_runtime::cgroup::devices;
+use berth_runtime::client::Slot;
 use berth_runtime::plan::{
-    ExecPlan, Fd, Mount, MountSource, Namespace, Namespaces, Plan, Process, Rlimit, Root, Seccomp, Stdio,
-    UserNamespace,
+    ExecPlan, Fd, Mount, MountSource, Namespace, Process, Seccomp, Stdio, UserNamespace,
 };
 use berth_runtime::{capability, defaults};
-use berth_sys::clone::{Options, SingleThreaded, spawn};
 use rustix::fs::{Mode, OFlags};
-use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
-use rustix::process::{WaitId, WaitIdOptions, waitid};
 
-const BASE: u32 = 200_000;
+use crate::bench::{BASE, Bench, open_dir, read_all, read_terminal, wait};
 
-struct Quiet;
-
-impl Host for Quiet {
-    fn register(&mut self, _name: &str, _pid: i32, _pidfd: BorrowedFd<'_>) -> std::io::Result<()> {
-        Ok(())
-    }
-
-    fn log(&mut self, line: &str) {
-        eprintln!("launcher: {line}");
-    }
-}
-
-struct Bench {
-    dir: PathBuf,
-    cgroups: OwnedFd,
-    launcher: Launcher,
-    runs: u32,
-    failed: u32,
-}
-
-/// A plan and its descriptors, to be changed by a case.
-struct Case {
-    plan: Plan,
-    fds: Vec<OwnedFd>,
-    output: OwnedFd,
-    group: Group,
-}
-
-fn open_dir(path: &Path) -> OwnedFd {
-    rustix::fs::open(path, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty()).unwrap()
-}
-
-impl Case {
-    fn add(&mut self, fd: OwnedFd) -> Fd {
-        self.fds.push(fd);
-        Fd(u16::try_from(self.fds.len() - 1).unwrap())
-    }
-
-    fn bind(&mut self, source: &Path, target: &str, copy_up: bool) {
-        let fd = rustix::fs::open(source, OFlags::PATH | OFlags::CLOEXEC, Mode::empty()).unwrap();
-        let fd = self.add(fd);
-        self.plan.mounts.push(Mount {
-            target: target.to_owned(),
-            source: MountSource::Bind { fd, idmap: true, recursive: false, copy_up, slave: false },
-            readonly: false,
-            nosuid: true,
-            nodev: true,
-            noexec: false,
-        });
-    }
-}
-
-impl Bench {
-    fn case(&mut self, args: &[&str]) -> Case {
-        self.runs += 1;
-        let slot = self.launcher.make_slot(BASE, 65536).unwrap();
-        self.case_in(slot, args)
-    }
-
-    fn case_in(&mut self, slot: Slot, args: &[&str]) -> Case {
-        let writable = self.dir.join(format!("rw-{}", self.runs));
-        for sub in ["fs", "work"] {
-            std::fs::create_dir_all(writable.join(sub)).unwrap();
-        }
-        let group = Group::create(self.cgroups.as_fd(), &format!("try-{}", self.runs)).unwrap();
-        let (output, write) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).unwrap();
-        let null = rustix::fs::open("/dev/null", OFlags::RDWR | OFlags::CLOEXEC, Mode::empty()).unwrap();
-        let fds = vec![
-            slot.user,
-            slot.net,
-            group.dir().try_clone_to_owned().unwrap(),
-            open_dir(&self.dir.join("layer0")),
-            open_dir(&self.dir.join("layer1")),
-            open_dir(&writable),
-            null,
-            write.try_clone().unwrap(),
-            write,
-        ];
-        let owned = |list: &[&str]| list.iter().map(|text| (*text).to_owned()).collect::<Vec<_>>();
-        let process = Process {
-            args: owned(args),
-            env: owned(&["PATH=/bin"]),
-            cwd: "/".to_owned(),
-            user: String::new(),
-            groups: Vec::new(),
-            capabilities: capability::DEFAULT,
-            no_new_privileges: true,
-            seccomp: Seccomp::Default,
-            rlimits: vec![Rlimit { resource: 7, soft: 1024, hard: 2048 }],
-            oom_score_adj: 77,
-            umask: 0o22,
-            stdio: Stdio::Fds([Fd(6), Fd(7), Fd(8)]),
-        };
-        let plan = Plan {
-            name: format!("c/try/{}", self.runs),
-            cgroup: Fd(2),
-            namespaces: Namespaces {
-                user: UserNamespace::Own { fd: Fd(0), base: BASE, count: 65536 },
-                net: Namespace::Join(Fd(1)),
-                pid: Namespace::New,
-                ipc: Namespace::New,
-                uts: Namespace::New,
-                cgroup: Namespace::New,
-            },
-            hostname: "box".to_owned(),
-            domainname: "example".to_owned(),
-            root: Root { layers: vec![Fd(3), Fd(4)], writable: Some(Fd(5)), readonly: false },
-            mounts: defaults::mounts(1 << 20, false),
-            devices: Vec::new(),
-            masked_paths: owned(&defaults::MASKED_PATHS),
-            readonly_paths: owned(&defaults::READONLY_PATHS),
-            sysctls: vec![("net.ipv4.ip_unprivileged_port_start".to_owned(), "0".to_owned())],
-            process,
-            init: false,
-        };
-        Case { plan, fds, output, group }
-    }
-
-    /// Runs a case to its end: exit code and output, or the failure.
-    fn run(&mut self, case: Case) -> Result<(i32, String), String> {
-        let started = self.start(&case)?;
-        let Case { fds, output, group, .. } = case;
-        drop(fds);
-        let code = wait(&started);
-        let text = match started.terminal {
-            Some(master) => read_terminal(&master),
-            None => read_all(output),
-        };
-        group.remove().unwrap();
-        Ok((code, text))
-    }
-
-    fn start(&mut self, case: &Case) -> Result<Started, String> {
-        let fds: Vec<BorrowedFd<'_>> = case.fds.iter().map(AsFd::as_fd).collect();
-        self.launcher.launch(&case.plan, &fds).map_err(|error| match error {
-            LaunchError::Step(failure) => format!("{}|{}", failure.step, failure.detail),
-            LaunchError::Connection(error) => panic!("connection: {error}"),
-        })
-    }
-
-    fn sh(&mut self, script: &str) -> Case {
-        self.case(&["sh", "-c", script])
-    }
-
-    fn check(&mut self, what: &str, got: &Result<(i32, String), String>, expected: &str) {
-        let text = match got {
-            Ok((0, text)) => text.trim_end().to_owned(),
-            Ok((code, text)) => format!("exit {code}: {}", text.trim_end()).trim_end().to_owned(),
-            Err(failure) => format!("failed: {failure}"),
-        };
-        if text == expected {
-            println!("ok    {what}");
-        } else {
-            self.failed += 1;
-            println!("WRONG {what}\n  expected {expected:?}\n  got      {text:?}");
-        }
-    }
-
-    fn script(&mut self, what: &str, script: &str, expected: &str) {
-        let case = self.sh(script);
-        let got = self.run(case);
-        self.check(what, &got, expected);
-    }
-}
-
-fn wait(started: &Started) -> i32 {
-    let status = waitid(WaitId::PidFd(started.pidfd.as_fd()), WaitIdOptions::EXITED).unwrap().unwrap();
-    status.exit_status().unwrap_or_else(|| 128 + status.terminating_signal().unwrap_or(0))
-}
-
-fn read_all(fd: OwnedFd) -> String {
-    let mut text = String::new();
-    std::fs::File::from(fd).read_to_string(&mut text).unwrap();
-    text
-}
-
-fn read_terminal(master: &OwnedFd) -> String {
-    let mut bytes = Vec::new();
-    let mut chunk = [0; 1024];
-    while let Ok(length @ 1..) = rustix::io::read(master, &mut chunk) {
-        bytes.extend_from_slice(&chunk[..length]);
-    }
-    String::from_utf8_lossy(&bytes).replace('\r', "")
-}
-
-fn make_layers(busybox: &Path, dir: &Path) {
-    let lower = dir.join("layer0");
-    for sub in ["bin", "etc", "root", "tmp", "home/app", "data/sub"] {
-        std::fs::create_dir_all(lower.join(sub)).unwrap();
-    }
-    std::fs::set_permissions(lower.join("tmp"), PermissionsExt::from_mode(0o1777)).unwrap();
-    std::fs::copy(busybox, lower.join("bin/busybox")).unwrap();
-    for name in
-        "sh ls cat id hostname mount ps sleep echo grep stat wc tr sort touch rm mkdir tty kill ln test \
-        readlink cut head unshare nc ulimit sed find dd env dmesg chown umount mknod stty pwd true sync"
-            .split_ascii_whitespace()
-    {
-        symlink("busybox", lower.join("bin").join(name)).unwrap();
-    }
-    std::fs::write(
-        lower.join("etc/passwd"),
-        "root:x:0:0::/root:/bin/sh\napp:x:1000:1000::/home/app:/bin/sh\n",
-    )
-    .unwrap();
-    std::fs::write(lower.join("etc/group"), "root:x:0:\napp:x:1000:\nvideo:x:44:app\n").unwrap();
-    std::fs::write(lower.join("data/sub/file"), "from image\n").unwrap();
-    std::fs::write(lower.join("below"), "lower\n").unwrap();
-    std::fs::write(lower.join("etc/noexec"), "#!/bin/sh\n").unwrap();
-    std::fs::write(lower.join("bin/badinterp"), "#!/no/such\n").unwrap();
-    std::fs::set_permissions(lower.join("bin/badinterp"), PermissionsExt::from_mode(0o755)).unwrap();
-    let upper = dir.join("layer1");
-    std::fs::create_dir_all(&upper).unwrap();
-    std::fs::write(upper.join("above"), "upper\n").unwrap();
-    for (index, layer) in (2..127).map(|index| (index, dir.join(format!("layer{index}")))) {
-        std::fs::create_dir_all(&layer).unwrap();
-        std::fs::write(layer.join(format!("n{index}")), "").unwrap();
-    }
-}
-
-fn connect_to_launcher(single: SingleThreaded, dir: &Path) -> (Launcher, Ending) {
-    let path = dir.join("launcher.sock");
-    let listener =
-        rustix::net::socket_with(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)
-            .unwrap();
-    rustix::net::bind(&listener, &SocketAddrUnix::new(&path).unwrap()).unwrap();
-    rustix::net::listen(&listener, 8).unwrap();
-    let child = || {
-        rustix::process::set_dumpable_behavior(rustix::process::DumpableBehavior::NotDumpable).unwrap();
-        let error = serve(&listener, &mut Quiet).unwrap_err();
-        eprintln!("launcher ended: {error}: {:?}", std::error::Error::source(&error));
-        1
-    };
-    let child = spawn(single, Options::default(), child).unwrap();
-    (Launcher::connect(&path).unwrap(), Ending(child.pidfd))
-}
-
-/// The launcher must not outlive its maker, also when that panics.
-struct Ending(OwnedFd);
-
-impl Drop for Ending {
-    fn drop(&mut self) {
-        let _ = rustix::process::pidfd_send_signal(&self.0, rustix::process::Signal::KILL);
-    }
-}
-
-fn main() {
-    let args: Vec<String> = std::env::args().collect();
-    let [_, busybox, dir, cgroups, rest @ ..] = args.as_slice() else { panic!("see the first lines") };
-    let dir = PathBuf::from(dir);
-    make_layers(Path::new(busybox), &dir);
-    let single = SingleThreaded::check().unwrap();
-    let (launcher, ending) = connect_to_launcher(single, &dir);
-    let cgroups = open_dir(Path::new(cgroups));
-    let mut bench = Bench { dir, cgroups, launcher, runs: 0, failed: 0 };
-    let only = rest.first().map(String::as_str);
-    let groups: [(&str, fn(&mut Bench)); 8] = [
-        ("view", view),
-        ("security", security),
-        ("users", users),
-        ("failures", failures),
-        ("mounts", mounts),
-        ("terminal", terminal),
-        ("exec", exec),
-        ("speed", speed),
-    ];
-    for (name, run) in groups {
-        if only.is_none_or(|only| only == name) {
-            println!("-- {name}");
-            run(&mut bench);
-        }
-    }
-    println!("{} wrong", bench.failed);
-    drop(ending);
-    std::process::exit(i32::from(bench.failed > 0));
-}
-
-fn view(bench: &mut Bench) {
+pub(crate) fn view(bench: &mut Bench) {
     bench.script("layers", "cat /below /above; echo x > /new; cat /new", "lower\nupper\nx");
     bench.script(
         "ids",
@@ -358,7 +73,7 @@ fn view(bench: &mut Bench) {
     bench.check("built-in init hands the signal on", &got, "exit 137:");
 }
 
-fn security(bench: &mut Bench) {
+pub(crate) fn security(bench: &mut Bench) {
     bench.script("capabilities",
         "grep -E '^Cap|NoNew|Seccomp:' /proc/self/status | tr -s '\\t' ' '",
         "CapInh: 0000000000000000\nCapPrm: 00000000000405fb\nCapEff: 00000000000405fb\nCapBnd: 00000000000405fb\n\
@@ -425,7 +140,7 @@ fn security(bench: &mut Bench) {
     bench.check("the host's network shows the host's /sys, read-only", &got, "1\nrefused");
 }
 
-fn users(bench: &mut Bench) {
+pub(crate) fn users(bench: &mut Bench) {
     for (user, expected) in [
         ("app", "uid=1000(app) gid=1000(app) groups=44(video)\n/home/app\n1000"),
         ("1000:44", "uid=1000(app) gid=44(video)\n/home/app\n1000"),
@@ -445,23 +160,19 @@ fn users(bench: &mut Bench) {
         &got,
         "0000000000000000 0000000000000000 0000000000000000 00000000000405fb 0000000000000000",
     );
-    for (user, text) in [
-        ("nobody", "unable to find user nobody: no matching entries in passwd file"),
-        ("0day", "unable to find user 0day: no matching entries in passwd file"),
-        ("app:nope", "unable to find group nope: no matching entries in group file"),
-    ] {
+    for (user, text) in [("nobody", "user|nobody"), ("0day", "user|0day"), ("app:nope", "group|nope")] {
         let mut case = bench.sh("true");
         case.plan.process.user = user.to_owned();
         let got = bench.run(case);
-        bench.check(user, &got, &format!("failed: user|{text}"));
+        bench.check(user, &got, &format!("failed: {text}"));
     }
     let mut case = bench.sh("true");
     case.plan.process.user = "70000".to_owned();
     let got = bench.run(case);
-    bench.check("an id outside the range", &got, "failed: user|uid 70000");
+    bench.check("an id outside the range", &got, "failed: identity|uid 70000");
 }
 
-fn failures(bench: &mut Bench) {
+pub(crate) fn failures(bench: &mut Bench) {
     for (args, text) in [
         (&["nope"][..], r#"exec: "nope": executable file not found in $PATH"#),
         (&["/etc/noexec"], r#"exec: "/etc/noexec": permission denied"#),
@@ -494,7 +205,76 @@ fn failures(bench: &mut Bench) {
     bench.check("the launcher goes on", &got, "fine");
 }
 
-fn mounts(bench: &mut Bench) {
+/// Images that lie about what they are: each start works inside the container or fails by name, and the host is
+/// untouched.
+pub(crate) fn hostile(bench: &mut Bench) {
+    let upper = bench.dir.join("layer1");
+    let canary = bench.dir.join("canary");
+    std::fs::create_dir_all(&canary).unwrap();
+    let out = format!("/../../../../../../../..{}", canary.display());
+    for dir in ["proc", "dev", "sys", "etc", "data"] {
+        for link in [out.as_str(), "/nowhere", "loop", "/tmp", "."] {
+            let place = upper.join(dir);
+            let target = if link == "loop" { dir } else { link };
+            symlink(target, &place).unwrap();
+            let mut case = bench.sh("true");
+            let volume = bench.dir.join("volume2");
+            std::fs::create_dir_all(&volume).unwrap();
+            case.bind(&volume, "/data", true);
+            let got = bench.run(case);
+            let fine = match &got {
+                Ok((code, _)) => *code == 0,
+                Err(failure) => ["mount|", "device|", "volume|"].iter().any(|step| failure.starts_with(step)),
+            };
+            if !fine {
+                println!("      {dir} -> {link}: {got:?}");
+            }
+            bench.check(&format!("{dir} -> {link}"), &Ok((i32::from(!fine), String::new())), "");
+            std::fs::remove_file(&place).unwrap();
+        }
+    }
+    let left = std::fs::read_dir(&canary).unwrap().count();
+    bench.check("nothing was made outside", &Ok((0, left.to_string())), "0");
+    let lower = bench.dir.join("layer0/etc/passwd");
+    let passwd = std::fs::read(&lower).unwrap();
+    std::fs::write(&lower, vec![b'x'; 2 << 20]).unwrap();
+    bench.script("a huge passwd", "true", "failed: identity|/etc/passwd");
+    std::fs::remove_file(&lower).unwrap();
+    rustix::fs::mknodat(rustix::fs::CWD, &lower, rustix::fs::FileType::Fifo, Mode::from_raw_mode(0o666), 0)
+        .unwrap();
+    bench.script("a pipe as passwd", "echo $HOME", "/");
+    std::fs::remove_file(&lower).unwrap();
+    std::fs::write(&lower, passwd).unwrap();
+}
+
+pub(crate) fn device_rules(bench: &mut Bench) {
+    for (rules, expected) in [
+        (&devices::DEFAULT[..], "block refused\n4"),
+        (&[devices::ALL][..], "block opened\n4"),
+        (&[][..], "block refused\n0"),
+    ] {
+        let mut case = bench.sh(
+            "cd /tmp; mknod b b 254 0 2>&-; (exec 3< b) 2>&- && echo block opened || echo block refused; \
+             head -c 4 /dev/zero 2>&- | wc -c",
+        );
+        case.plan.namespaces.user = UserNamespace::Host;
+        case.plan.namespaces.net = Namespace::New;
+        case.plan.process.capabilities = capability::DEFAULT | 1 << 27;
+        case.plan.mounts.push(Mount {
+            target: "/tmp".to_owned(),
+            source: MountSource::Fs { kind: "tmpfs".to_owned(), options: Vec::new() },
+            readonly: false,
+            nosuid: true,
+            nodev: false,
+            noexec: false,
+        });
+        devices::restrict(case.group.dir(), rules).unwrap();
+        let got = bench.run(case);
+        bench.check("device rules", &got, expected);
+    }
+}
+
+pub(crate) fn mounts(bench: &mut Bench) {
     let volume = bench.dir.join("volume");
     std::fs::create_dir_all(&volume).unwrap();
     let mut case = bench.sh("cat /data/sub/file; stat -c %u /data /data/sub; echo new > /data/mine");
@@ -542,7 +322,7 @@ fn mounts(bench: &mut Bench) {
     std::fs::remove_file(evil.join("escape")).unwrap();
 }
 
-fn terminal(bench: &mut Bench) {
+pub(crate) fn terminal(bench: &mut Bench) {
     let mut case = bench.sh("tty; stty size; echo via console > /dev/console; ls -l /dev/console | cut -c1");
     case.plan.process.stdio = Stdio::Terminal { rows: 33, columns: 111 };
     let got = bench.run(case);
@@ -555,7 +335,7 @@ fn terminal(bench: &mut Bench) {
     bench.check("terminal of a user under the built-in init", &got, "/dev/pts/0\n1000\n1000");
 }
 
-fn exec(bench: &mut Bench) {
+pub(crate) fn exec(bench: &mut Bench) {
     let case = bench.sh("sleep 1000");
     let started = bench.start(&case).unwrap();
     let script = "id -u; hostname; for p in 1 self; do readlink /proc/$p/ns/pid; done | sort -u | wc -l; \
@@ -612,7 +392,7 @@ fn exec(bench: &mut Bench) {
     );
 }
 
-fn speed(bench: &mut Bench) {
+pub(crate) fn speed(bench: &mut Bench) {
     let count = 50;
     let slots: Vec<Slot> = (0..count).map(|_| bench.launcher.make_slot(BASE, 65536).unwrap()).collect();
     let mut starts = Vec::new();

@@ -1,0 +1,205 @@
+//! Archives other programs wrote, and ones made to do harm.
+
+use std::fs;
+use std::path::Path;
+use std::process::Command;
+
+use super::*;
+use crate::digest::Digest;
+use crate::platform::Platform;
+use crate::registry::ContentError;
+use crate::store::Store;
+use crate::testing::scratch::listing;
+use crate::testing::{Forge, ImageForge, Scratch};
+
+fn amd64() -> Platform {
+    "linux/amd64".parse().unwrap()
+}
+
+fn layers() -> (Vec<u8>, Vec<u8>) {
+    let lower = Forge::new().dir("etc").file("etc/a", "a").finish();
+    let upper = Forge::new().file("etc/b", "b").file("etc/.wh.a", "").finish();
+    (lower, upper)
+}
+
+fn image() -> ImageForge {
+    let (lower, upper) = layers();
+    ImageForge::new().layer(&lower).layer(&upper)
+}
+
+/// An OCI layout as an archive, with `name` as its only name.
+fn oci(image: &ImageForge, name: &str) -> Forge {
+    let manifest = image.manifest();
+    let mut forge = Forge::new();
+    for (digest, bytes) in image.all_blobs() {
+        forge = forge.file(format!("blobs/sha256/{}", digest.strip_prefix("sha256:").unwrap()), bytes);
+    }
+    let digest = Digest::of(&manifest);
+    let line = format!(
+        r#"{{"mediaType":"{}","digest":"{digest}","size":{},"annotations":{{"io.containerd.image.name":"{name}"}}}}"#,
+        crate::manifest::OCI_MANIFEST,
+        manifest.len()
+    );
+    forge
+        .file(format!("blobs/sha256/{}", digest.hex()), &manifest)
+        .file("index.json", format!(r#"{{"schemaVersion":2,"manifests":[{line}]}}"#))
+        .file("oci-layout", r#"{"imageLayoutVersion":"1.0.0"}"#)
+}
+
+/// Docker's older format, with layers as plain tar.
+fn docker(image: &ImageForge, tars: &[&[u8]], tag: &str) -> Forge {
+    let mut forge = Forge::new();
+    let mut paths = Vec::new();
+    for (number, tar) in tars.iter().enumerate() {
+        forge = forge.file(format!("l{number}/layer.tar"), tar);
+        paths.push(format!("\"l{number}/layer.tar\""));
+    }
+    let config = format!("{}.json", image.id().hex());
+    let text = format!(r#"[{{"Config":"{config}","RepoTags":["{tag}"],"Layers":[{}]}}]"#, paths.join(","));
+    forge.file(config, image.config()).file("manifest.json", text)
+}
+
+fn try_load(scratch: &Scratch, archive: &[u8]) -> (Store, Result<Vec<Loaded>, LoadError>) {
+    let store = Store::open(&scratch.empty("store")).unwrap();
+    let result = load(&store, archive, &amd64());
+    assert_eq!(fs::read_dir(store.root().join("staging")).unwrap().count(), 0, "the spool was left behind");
+    scratch.assert_canary();
+    (store, result)
+}
+
+fn refused(archive: &[u8]) -> LoadError {
+    let (store, result) = try_load(&Scratch::new(), archive);
+    assert!(store.list().is_empty());
+    result.unwrap_err()
+}
+
+#[test]
+fn both_formats_give_the_same_image_packed_or_not() {
+    let (lower, upper) = layers();
+    let plain = oci(&image(), "demo:1").finish();
+    let packed = crate::testing::forge::gzip(&plain);
+    let older = docker(&image(), &[&lower, &upper], "demo:1").finish();
+    for archive in [&plain, &packed, &zstd::encode_all(&plain[..], 1).unwrap(), &older] {
+        let scratch = Scratch::new();
+        let (store, result) = try_load(&scratch, archive);
+        let loaded = result.unwrap();
+        assert_eq!(loaded[0].image.id, image().id());
+        assert_eq!(loaded[0].names[0].familiar(), "demo:1");
+        let found = store.find("demo:1").unwrap();
+        assert_eq!(found.names.len(), 1);
+        assert!(found.repo_digests.is_empty(), "it came from no registry");
+        let dirs = store.layer_dirs(&found);
+        assert_eq!(fs::read(dirs[0].join("etc/a")).unwrap(), b"a");
+        assert!(listing(&dirs[1], false)["etc/a"].starts_with("char 0:0"));
+        // Again: nothing new.
+        load(&store, &archive[..], &amd64()).unwrap();
+        assert_eq!(fs::read_dir(store.root().join("layers")).unwrap().count(), 2);
+        let root = store.root().to_owned();
+        drop(store);
+        assert!(Store::open(&root).unwrap().find("demo:1").is_ok(), "it survives a restart");
+    }
+}
+
+#[test]
+fn archives_skopeo_writes_are_loaded() {
+    if Command::new("skopeo").arg("--version").output().is_err() {
+        return;
+    }
+    let scratch = Scratch::new();
+    let layout = scratch.empty("layout");
+    let tar = scratch.path().join("layout.tar");
+    fs::write(&tar, oci(&image(), "latest").finish()).unwrap();
+    let run = |command: &mut Command| {
+        let output = command.output().unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    };
+    run(Command::new("tar").arg("-xf").arg(&tar).arg("-C").arg(&layout));
+    for (number, target) in ["docker-archive", "oci-archive"].iter().enumerate() {
+        let archive = scratch.path().join(target);
+        run(Command::new("skopeo")
+            .args(["--insecure-policy", "copy", "-q"])
+            .arg(format!("oci:{}", layout.display()))
+            .arg(format!("{target}:{}:demo/app:{number}", archive.display())));
+        let store = Store::open(&scratch.empty(&format!("store{number}"))).unwrap();
+        let loaded = load(&store, fs::File::open(&archive).unwrap(), &amd64()).unwrap();
+        assert_eq!(store.layer_dirs(&loaded[0].image).len(), 2, "{target}");
+        assert!(store.find(&format!("demo/app:{number}")).is_ok(), "{target}");
+    }
+}
+
+#[test]
+fn names_in_an_archive_never_become_paths() {
+    let (lower, upper) = layers();
+    let good = docker(&image(), &[&lower, &upper], "demo:1").finish();
+    for (from, to) in [
+        ("l0/layer.tar\",", "../../../../etc/shadow\","),
+        ("l0/layer.tar\",", "/etc/shadow\","),
+        ("l0/layer.tar\",", "missing\","),
+    ] {
+        // The reference in manifest.json changes, the file's name in the archive does not.
+        let text = format!(
+            r#"[{{"Config":"{}.json","RepoTags":[],"Layers":["l0/layer.tar","l1/layer.tar"]}}]"#,
+            image().id().hex()
+        );
+        let archive = Forge::new()
+            .file("l1/layer.tar", &upper)
+            .file(format!("{}.json", image().id().hex()), image().config())
+            .file("manifest.json", text.replace(from, to))
+            .finish();
+        assert!(matches!(refused(&archive), LoadError::Layout { .. }), "{to}");
+    }
+    let canary = Scratch::new();
+    let secret = canary.canary().join("file").display().to_string();
+    for link in [secret.as_str(), "../../../../etc/shadow", "../l0/layer.tar"] {
+        let archive = Forge::new().symlink("l0/layer.tar", link).raw(&good).finish();
+        assert!(matches!(refused(&archive), LoadError::Layout { .. }), "{link}");
+    }
+    for name in ["../escape", "a/../../escape"] {
+        let archive = Forge::new().file(name, "x").raw(&good).finish();
+        assert!(matches!(refused(&archive), LoadError::Layout { .. }), "{name}");
+    }
+    assert!(!Path::new("/escape").exists());
+}
+
+#[test]
+fn a_layer_that_occurs_twice_may_be_a_link_within_the_archive() {
+    let (lower, _) = layers();
+    let image = ImageForge::new().layer(&lower).layer(&lower);
+    let config = format!("{}.json", image.id().hex());
+    let text = format!(r#"[{{"Config":"{config}","RepoTags":null,"Layers":["a/layer.tar","b/layer.tar"]}}]"#);
+    let archive = Forge::new()
+        .file("a/layer.tar", &lower)
+        .symlink("b/layer.tar", "../a/layer.tar")
+        .file(config, image.config())
+        .file("manifest.json", text)
+        .finish();
+    let (_, result) = try_load(&Scratch::new(), &archive);
+    let loaded = result.unwrap();
+    assert!(loaded[0].names.is_empty());
+    assert_eq!(loaded[0].image.layers[0], loaded[0].image.layers[1]);
+}
+
+#[test]
+fn archives_that_lie_are_refused() {
+    let (lower, upper) = layers();
+    let wrong = docker(&image(), &[&upper, &lower], "demo:1").finish();
+    assert!(matches!(refused(&wrong), LoadError::Image(PullError::Content(ContentError::DiffId { .. }))));
+    let mut other = image();
+    let first = other.blobs.keys().next().unwrap().clone();
+    let last = other.blobs.get_mut(&first).unwrap().last_mut().unwrap();
+    *last ^= 1;
+    assert!(matches!(
+        refused(&oci(&other, "demo:1").finish()),
+        LoadError::Image(PullError::Content(ContentError::Digest { .. }))
+    ));
+    for archive in [
+        Forge::new().finish(),
+        Forge::new().file("manifest.json", "[]").finish(),
+        Forge::new().file("manifest.json", "{}").finish(),
+        Forge::new().file("oci-layout", "{}").file("index.json", r#"{"manifests":[]}"#).finish(),
+        Forge::new().file("manifest.json", "[]").file("manifest.json", "[]").finish(),
+        b"not an archive".to_vec(),
+    ] {
+        refused(&archive);
+    }
+}
