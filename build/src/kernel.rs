@@ -24,10 +24,13 @@ pub(crate) struct Kernel {
 
 /// Brings the kernel into the cache if it is not there yet.
 pub(crate) fn obtain(paths: &Paths, step: &Step) -> Result<Kernel> {
-    let package = debian::dependency(METAPACKAGE, "linux-image-", step)?;
+    let (package, unpacked) = debian::with_fresh_lists(step, || {
+        let package = debian::dependency(METAPACKAGE, "linux-image-")?;
+        let unpacked = debian::unpack_listed(&package, paths, step)?;
+        Ok((package, unpacked))
+    })?;
     let release =
         package.strip_prefix("linux-image-").context("a kernel package has an odd name")?.to_owned();
-    let unpacked = debian::unpack(&package, paths, step)?;
     let image = unpacked.root.join(format!("boot/vmlinuz-{release}"));
     let modules = unpacked.root.join(format!("lib/modules/{release}"));
     ensure!(image.is_file(), "{package} holds no kernel at {}", image.display());

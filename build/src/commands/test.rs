@@ -46,7 +46,8 @@ fn source_checks(paths: &Paths) -> Result<()> {
     let clippy: &[&str] =
         &["clippy", "--workspace", "--all-targets", "--locked", "--quiet", "--", "-D", "warnings"];
     let deny: &[&str] = &["deny", "--offline", "check", "bans", "sources"];
-    for arguments in [&["fmt", "--all", "--check"], clippy, deny] {
+    // Only the names of files that differ; cargo fmt --all mends them.
+    for arguments in [&["fmt", "--all", "--", "--check", "-l"], clippy, deny] {
         let (verb, rest) = arguments.split_first().context("no verb")?;
         if !has_subcommand(verb) {
             eprintln!("· cargo {verb} is not installed, continuing without it");
