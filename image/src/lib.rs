@@ -28,7 +28,7 @@ pub mod unpack;
 #[cfg(test)]
 mod testing;
 
-pub use archive::{LoadError, Loaded};
+pub use archive::{LoadError, Loaded, SaveError};
 pub use config::{Healthcheck, History, ImageConfig, RunConfig};
 pub use digest::Digest;
 pub use platform::Platform;

@@ -179,7 +179,7 @@ fn layers_unpack_as_umoci_unpacks_them() {
         diff_id: &Digest::of(b""),
         lowest: true,
     };
-    crate::unpack::unpack(&forge::gzip(&tar)[..], root, &expected).unwrap();
+    crate::unpack::unpack(&forge::gzip(&tar)[..], root, None, &expected).unwrap();
     let (ours, theirs): (Listing, Listing) = (listing(&ours, false), listing(&theirs, false));
     for (path, line) in &theirs {
         assert_eq!(ours.get(path), Some(line), "{path}");

@@ -16,6 +16,8 @@ mod commit;
 #[cfg(test)]
 mod debian_tests;
 mod error;
+#[cfg(test)]
+mod fault_tests;
 mod layer;
 mod progress;
 mod resolve;
