@@ -270,7 +270,7 @@ impl LayerFile {
 }
 
 /// A manifest for an image that came without one.
-pub(super) fn synthesized(config: &(Digest, Vec<u8>), layers: &[String]) -> (Digest, Vec<u8>) {
+pub(crate) fn synthesized(config: &(Digest, Vec<u8>), layers: &[String]) -> (Digest, Vec<u8>) {
     let text = format!(
         r#"{{"schemaVersion":2,"mediaType":"{OCI_MANIFEST}","config":{{"mediaType":"{OCI_CONFIG}","digest":"{}","size":{}}},"layers":[{}]}}"#,
         config.0,

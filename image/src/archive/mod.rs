@@ -15,6 +15,8 @@ use crate::store::{Image, StoreError};
 use crate::unpack::UnpackError;
 
 pub use load::load;
+pub(crate) use load::synthesized;
+pub(crate) use save::{ReplayError, replay_verified};
 pub use save::{SaveError, save};
 
 /// An image that came out of an archive.

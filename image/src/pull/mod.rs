@@ -85,6 +85,15 @@ impl Puller {
         Ok(Self { store, client, shared: Arc::new(shared) })
     }
 
+    /// The store pulls go to and pushes come from.
+    pub fn store(&self) -> &Store {
+        &self.store
+    }
+
+    pub(crate) fn client(&self) -> &Arc<Client> {
+        &self.client
+    }
+
     /// The same with other time limits.
     #[must_use]
     pub fn with_patience(mut self, patience: Patience) -> Self {

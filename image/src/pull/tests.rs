@@ -374,3 +374,61 @@ async fn a_disk_that_fills_up_leaves_nothing_half_written() {
     assert!(matches!(result, Err(PullError::NoSpace(_))), "{result:?}");
     assert_eq!(left, (0, 0));
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn pulling_and_removing_at_once_never_leaves_an_image_without_its_layers() {
+    let (scratch, registry) = (Scratch::new(), TestRegistry::start().await);
+    let shared = Forge::new().file("shared", vec![5; 50_000]).finish();
+    for number in 0..3 {
+        let own = Forge::new().dir("d").file(format!("d/own{number}"), "x").finish();
+        registry.add("demo", &number.to_string(), &ImageForge::new().layer(&shared).layer(&own));
+    }
+    let puller = puller(&scratch, &registry);
+    let mut tasks = JoinSet::new();
+    for task in 0..6 {
+        let (puller, host) = (puller.clone(), registry.host());
+        tasks.spawn(async move {
+            for round in 0..15 {
+                let name: Reference = format!("{host}/demo:{}", (task + round) % 3).parse().unwrap();
+                let platform = amd64();
+                let pulling = puller.pull(&name, &platform, None, None);
+                // Some pulls are given up at an arbitrary point.
+                let patience = std::time::Duration::from_millis(if round % 4 == 3 { 3 } else { 60_000 });
+                let Ok(image) = tokio::time::timeout(patience, pulling).await else { continue };
+                let image = image.unwrap();
+                if let Some(_lease) = puller.store().hold(&image) {
+                    for directory in puller.store().layer_dirs(&image) {
+                        assert!(directory.exists(), "a layer of a held image is gone");
+                    }
+                }
+                let free = |_: &Image| crate::store::Use::Free;
+                let _ = match round % 3 {
+                    0 => puller.store().prune(true, &free).map(drop).map_err(drop),
+                    1 => puller.store().remove(&name.to_string(), false, &free).map(drop).map_err(drop),
+                    _ => Ok(()),
+                };
+            }
+        });
+    }
+    while let Some(result) = tasks.join_next().await {
+        result.unwrap();
+    }
+    let store = puller.store().clone();
+    for image in store.list() {
+        assert!(
+            store
+                .layer_dirs(&image)
+                .iter()
+                .all(|directory| directory.join("shared").exists() || directory.join("d").exists())
+        );
+    }
+    store.prune(true, &|_| crate::store::Use::Free).unwrap();
+    let start = std::time::Instant::now();
+    let left = |name: &str| entries(&store.root().join(name));
+    while ["images", "names", "layers", "staging", "trash", "blobs/sha256"].iter().any(|name| left(name) > 0)
+    {
+        store.prune(true, &|_| crate::store::Use::Free).unwrap();
+        assert!(start.elapsed() < std::time::Duration::from_secs(10), "something is left for ever");
+        tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+    }
+}

@@ -229,14 +229,21 @@ impl Store {
                 record.repo_digests.push(by_digest);
             }
         }
+        let known = state.images.contains_key(id);
         files::write_record(&self.image_path(id), &record, Sync::Later)?;
-        let known = state.images.insert(id.clone(), Entry { record, config: Arc::new(config) }).is_some();
         let tagged = name.filter(|name| name.tag().is_some() && name.digest().is_none());
         let mut changed = !known;
         if let Some(name) = tagged {
             changed |= state.names.get(name) != Some(id);
-            self.set_name(&mut state, id, name, Sync::Later)?;
+            if let Err(error) = self.set_name(&mut state, id, name, Sync::Later) {
+                if !known {
+                    // An image nobody can name must not stay. What cannot be removed now is nameless at the worst.
+                    let _ = files::remove(&self.image_path(id));
+                }
+                return Err(error);
+            }
         }
+        state.images.insert(id.clone(), Entry { record, config: Arc::new(config) });
         let image = state.images.get(id).map(|entry| image(&state, entry));
         drop(state);
         self.inner.upkeep.make_durable();
