@@ -94,9 +94,15 @@ pub(crate) async fn run() -> Result<(), BootError> {
     let mut owner = Owner::new(machinery.clone(), copier, boot, starts <= 1, events.clone());
     let happenings = owner.happenings();
     let recovered = owner.recover(kept);
-    let networks = machinery.networks.clone();
-    networks.clone().prepare().await;
-    board.phase("networks ready");
+    // Starts wait for the networks; the API does not.
+    tokio::spawn({
+        let (networks, slots, board) = (machinery.networks.clone(), machinery.slots.clone(), board.clone());
+        async move {
+            networks.prepare().await;
+            board.phase("container networks ready");
+            drop(tokio::task::spawn_blocking(move || slots.fill()));
+        }
+    });
     owner.start_recovered(&recovered);
 
     let (handle, commands) = Handle::new(events);
@@ -117,14 +123,11 @@ pub(crate) async fn run() -> Result<(), BootError> {
     ready.send_replace(true);
     board.phase("api ready");
 
-    tokio::task::spawn_blocking({
-        let slots = machinery.slots.clone();
-        move || slots.fill()
-    });
     tokio::spawn(keep_time(network.status()));
     // A broken or missing file says nothing about which containers shall not be.
     let complete = loaded.error.is_none() && !loaded.text.is_empty();
-    tokio::spawn(units::run(loaded.machine.units.clone(), complete, handle, images, board));
+    let online = network.status();
+    tokio::spawn(units::run(loaded.machine.units.clone(), complete, online, handle, images, board));
     // The owner lives as long as anything else; its end is the agent's.
     owner.await.map_err(|error| BootError::Io("run the owner", io::Error::other(error)))?;
     Err(BootError::Orphaned)

@@ -4,6 +4,8 @@
 use std::time::Duration;
 
 use berth_image::{Platform, Reference};
+use berth_net::host::Status;
+use tokio::sync::watch;
 
 use crate::command::{Create, Handle, Refusal, State, View};
 use crate::config::{DEFINITION_LABEL, Unit};
@@ -14,6 +16,9 @@ use crate::images::Images;
 const FIRST_WAIT: Duration = Duration::from_secs(1);
 /// Longest wait: a registry that comes back is noticed within this time.
 const LONGEST_WAIT: Duration = Duration::from_secs(60);
+
+/// How long the first pull waits for the network: DHCP on a slow link, and some.
+const ONLINE_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// Why a unit is not true yet.
 #[derive(Debug, thiserror::Error)]
@@ -45,13 +50,25 @@ enum UnitError {
 }
 
 /// Makes all units true, each in its own time, and removes what is no unit any more when `units` is all there is.
-pub(crate) async fn run(units: Vec<Unit>, complete: bool, owner: Handle, images: Images, board: Board) {
+pub(crate) async fn run(
+    units: Vec<Unit>,
+    complete: bool,
+    online: watch::Receiver<Status>,
+    owner: Handle,
+    images: Images,
+    board: Board,
+) {
     if complete {
         remove_former(&units, &owner).await;
     }
     for unit in units {
-        let (owner, images, board) = (owner.clone(), images.clone(), board.clone());
+        let (owner, images, board, mut online) = (owner.clone(), images.clone(), board.clone(), online.clone());
         tokio::spawn(async move {
+            if images.store().find(&unit.image).is_err() {
+                board.unit(&unit.name, "waiting", "for the network", None);
+                // Over or not, the pull says what is wrong.
+                let _ = tokio::time::timeout(ONLINE_TIMEOUT, online.wait_for(Status::is_online)).await;
+            }
             let mut wait = FIRST_WAIT;
             while let Err(error) = establish(&unit, &owner, &images, &board).await {
                 let text = crate::log::chain(&error);

@@ -198,7 +198,7 @@ mod tests {
     async fn a_follower_gets_what_comes_until_the_run_ends() {
         let dir = tempfile::tempdir().expect("a directory");
         let log = log(dir.path());
-        log.begin();
+        log.begin(1);
         let mut receiver = follow(log.clone(), LogRequest { follow: true, tail: Some(1), ..ALL });
         // Once this came, the place to begin was chosen.
         assert_eq!(&receiver.recv().await.expect("the tail").bytes[..], b"d\n");

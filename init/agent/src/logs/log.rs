@@ -72,9 +72,12 @@ impl Log {
         self.progress.subscribe()
     }
 
-    /// A run starts to write.
-    pub(crate) fn begin(&self) {
-        self.progress.send_modify(|progress| progress.open = true);
+    /// Run `run` starts to write, or goes on after a restart of the agent.
+    pub(crate) fn begin(&self, run: u32) {
+        self.progress.send_modify(|progress| {
+            progress.open = true;
+            progress.ended = run.saturating_sub(1);
+        });
     }
 
     /// Run `run` ended, or could not be started, and everything it wrote is here.

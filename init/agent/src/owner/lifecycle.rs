@@ -70,7 +70,7 @@ impl Owner {
         container.record.run = run;
         container.record.attempt = Some(attempt.clone());
         container.record.interrupted = false;
-        container.log.begin();
+        container.log.begin(run);
         let prepared = match joined {
             Err(error) => Err(error),
             Ok(joined) => save(&machinery, &container.record)
@@ -82,7 +82,7 @@ impl Owner {
             Err(error) => return self.launched(id, run, Err(error)),
         };
         let record = container.record.clone();
-        self.spawn(move || {
+        self.spawn_networked(move || {
             let launched = start::start(&machinery, &record, &attempt, joined);
             Happening::Launched(record.id, run, launched.map(Box::new))
         });

@@ -181,8 +181,23 @@ impl Owner {
 
     /// Runs what blocks away from the owner and reports it.
     fn spawn(&self, work: impl FnOnce() -> Happening + Send + 'static) {
+        self.spawn_after(std::future::ready(()), work);
+    }
+
+    /// The same, once container networks are ready: early in the boot they are not.
+    fn spawn_networked(&self, work: impl FnOnce() -> Happening + Send + 'static) {
+        let networks = self.machinery.networks.clone();
+        self.spawn_after(async move { networks.ready().await }, work);
+    }
+
+    fn spawn_after(
+        &self,
+        first: impl Future<Output = ()> + Send + 'static,
+        work: impl FnOnce() -> Happening + Send + 'static,
+    ) {
         let happenings = self.happenings.clone();
         tokio::spawn(async move {
+            first.await;
             match tokio::task::spawn_blocking(work).await {
                 // The owner lives as long as the agent.
                 Ok(happening) => drop(happenings.send(happening).await),

@@ -142,7 +142,7 @@ impl Owner {
         crate::log::info!("container {} taken over, pid {}", record.name, run.pid);
         container.live = Some(Live { pidfd, group });
         container.leaving = Leaving { kernel: true, output: true };
-        container.log.begin();
+        container.log.begin(number);
         ends
     }
 
@@ -168,7 +168,7 @@ impl Owner {
         for (network, endpoint) in &run.endpoints {
             self.machinery.networks.restore(&record.id, &record.name, network, endpoint);
         }
-        container.log.begin();
+        container.log.begin(number);
         container.leaving = Leaving { kernel: true, output: false };
         let name = record.process_name(number);
         let position = kept.exited.iter().position(|exit| exit.name.as_str() == name);

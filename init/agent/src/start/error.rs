@@ -57,7 +57,7 @@ impl StartError {
             ("exec", Errno::ACCESS | Errno::PERM) => (126, format!("exec: \"{program}\": permission denied")),
             ("exec", Errno::ISDIR) => (126, format!("exec: \"{program}\": is a directory: permission denied")),
             ("exec", Errno::NOEXEC) => (126, format!("exec \"{program}\": exec format error")),
-            ("user", _) => return Self::failed(user_text(&failure.detail)),
+            ("user", _) => return Self::failed(failure.detail),
             _ => (128, failure.to_string()),
         };
         Self { text: format!("failed to create task for container: {reason}"), code }
@@ -71,10 +71,6 @@ impl StartError {
             Refusal::Failed(self.text.clone())
         }
     }
-}
-
-fn user_text(detail: &str) -> String {
-    format!("unable to find user {detail}: no matching entries in passwd file")
 }
 
 #[cfg(test)]
@@ -97,7 +93,7 @@ mod tests {
             ("exec", Errno::NOENT, "/x", 127, "no such file or directory"),
             ("exec", Errno::ACCESS, "/etc/passwd", 126, "permission denied"),
             ("exec", Errno::ISDIR, "/etc", 126, "is a directory"),
-            ("user", Errno::NOENT, "x", 128, "unable to find user who"),
+            ("user", Errno::NOENT, "x", 128, "who"),
             ("mount", Errno::NOENT, "x", 128, "mount: who"),
         ];
         for (step, errno, program, code, part) in cases {

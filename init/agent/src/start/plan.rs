@@ -206,8 +206,13 @@ fn user_mount(wanted: &MountRecord, volumes: &Volumes, fds: &mut Fds) -> Result<
             }
             let flags = OFlags::PATH | OFlags::CLOEXEC;
             let fd = open(path, flags, Mode::empty()).map_err(|error| at(path, error.into()))?;
+            let idmap = can_shift(&fd);
             let fd = fds.add(fd);
-            Ok(bind(target, fd, wanted.readonly, false, *slave))
+            let mut mount = bind(target, fd, wanted.readonly, false, *slave);
+            if let MountSource::Bind { idmap: shift, .. } = &mut mount.source {
+                *shift = idmap;
+            }
+            Ok(mount)
         }
         MountKind::Tmpfs { options } => {
             let has = |flag: &str| options.iter().any(|option| option == flag);
@@ -223,6 +228,13 @@ fn user_mount(wanted: &MountRecord, volumes: &Volumes, fds: &mut Fds) -> Result<
             })
         }
     }
+}
+
+/// Whether the kernel can shift owners of a mount of this file system: Linux 6.1 knows how for disks, not for memory.
+fn can_shift(fd: &OwnedFd) -> bool {
+    /// `EXT4_SUPER_MAGIC`, `XFS_SUPER_MAGIC`, `BTRFS_SUPER_MAGIC`, `EROFS_SUPER_MAGIC_V1`, `MSDOS_SUPER_MAGIC`.
+    const SHIFTING: [i64; 5] = [0xef53, 0x5846_5342, 0x9123_683e, 0xe0f5_e1e2, 0x4d44];
+    rustix::fs::fstatfs(fd).is_ok_and(|fs| SHIFTING.contains(&i64::from(fs.f_type)))
 }
 
 fn bind(target: String, fd: Fd, readonly: bool, copy_up: bool, slave: bool) -> Mount {
