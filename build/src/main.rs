@@ -1,2 +1,49 @@
-//! Placeholder.
-fn main() {}
+//! The `cargo berth` command: builds the boot image, boots it, tests it and measures it.
+//!
+//! Rooms in reading order: [`paths`] says where things are, [`progress`] and [`process`] show and run the long
+//! steps, [`inputs`] and [`debian`] bring in what the machine lacks, [`kernel`], [`modules`], [`rootfs`],
+//! [`state`], [`erofs`] and [`cpio`] each make one part of the image, [`commands`] holds one file per verb.
+
+mod commands;
+mod cpio;
+mod debian;
+mod erofs;
+mod inputs;
+mod kernel;
+mod modules;
+mod paths;
+mod process;
+mod progress;
+mod rootfs;
+mod state;
+
+use clap::{Parser, Subcommand};
+use std::process::ExitCode;
+
+/// Build, boot and test Berth.
+#[derive(Parser)]
+#[command(name = "cargo berth", bin_name = "cargo berth", version)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Build the kernel and initramfs into target/berth/
+    Image(commands::image::Arguments),
+}
+
+fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    let done = match arguments.command {
+        Command::Image(arguments) => commands::image::run(&arguments),
+    };
+    match done {
+        Ok(code) => code,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}

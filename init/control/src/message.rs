@@ -18,7 +18,7 @@ impl std::str::FromStr for Name {
 
     fn from_str(text: &str) -> Result<Self, NameError> {
         let legal = |byte: u8| byte.is_ascii_alphanumeric() || b"_.:/-".contains(&byte);
-        if text.is_empty() || text.len() > 128 || !text.bytes().all(legal) {
+        if text.is_empty() || text.len() > Self::MAX || !text.bytes().all(legal) {
             return Err(NameError(text.chars().take(160).collect()));
         }
         Ok(Self(text.to_owned()))
@@ -26,6 +26,9 @@ impl std::str::FromStr for Name {
 }
 
 impl Name {
+    /// Longest name in bytes; with the other fields a message stays far below [`crate::MESSAGE_MAX`].
+    pub const MAX: usize = 128;
+
     /// The text.
     pub fn as_str(&self) -> &str {
         &self.0
@@ -75,6 +78,7 @@ pub struct ServiceHealth {
 
 /// What agent and launcher ask of init.
 #[derive(Debug)]
+#[expect(missing_docs, reason = "the variants describe their fields")]
 pub enum ToInit {
     /// The agent is up and wants everything it left behind. init answers with every [`FromInit::Stored`],
     /// [`FromInit::Running`], [`FromInit::Exited`] and [`FromInit::Service`], then [`FromInit::Ready`].
@@ -96,6 +100,7 @@ pub enum ToInit {
 
 /// What init tells the agent.
 #[derive(Debug)]
+#[expect(missing_docs, reason = "the variants describe their fields")]
 pub enum FromInit {
     /// Descriptors that were stored under `name` (duplicates; init keeps its own).
     Stored { name: Name, fds: Vec<OwnedFd> },

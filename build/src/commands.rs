@@ -1,0 +1,3 @@
+//! One file per verb of `cargo berth`.
+
+pub(crate) mod image;
