@@ -1,3 +1,4 @@
 //! One file per verb of `cargo berth`.
 
 pub(crate) mod image;
+pub(crate) mod kernel;

@@ -33,6 +33,27 @@ pub(crate) const IMAGE: &[Input] = &[
     ),
 ];
 
+/// What building our own kernel takes. The source itself is only unpacked into the cache.
+pub(crate) const KERNEL: &[Input] = &[
+    input("dpkg-deb", "dpkg", "unpacks the kernel's source package without installing it"),
+    input("xz", "xz-utils", "unpacks the source archive"),
+    input("gcc", "gcc", "compiles the kernel"),
+    input("ld", "binutils", "links it and strips the ELF file"),
+    input("make", "make", "runs the kernel's build"),
+    input("flex", "flex", "makes the scanner of Kconfig"),
+    input("bison", "bison", "makes the parser of Kconfig"),
+    input("bc", "bc", "computes the kernel's time constants"),
+    input("perl", "perl", "runs generators of the kernel's build"),
+    input("zstd", "zstd", "compresses the kernel"),
+    input(
+        "/usr/include/libelf.h",
+        "libelf-dev",
+        "objtool, which writes the unwinder's tables, reads ELF files",
+    ),
+    input("/usr/include/openssl/ssl.h", "libssl-dev", "the build's certificate tool links it"),
+    input("/usr/include/asm-generic/types.h", "linux-libc-dev", "headers of the build's own tools"),
+];
+
 impl Input {
     fn present(&self) -> bool {
         if self.proof.starts_with('/') {

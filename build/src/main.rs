@@ -32,12 +32,15 @@ struct Arguments {
 enum Command {
     /// Build the kernel and initramfs into target/berth/
     Image(commands::image::Arguments),
+    /// Build Berth's own kernel from Debian's source, once
+    Kernel(commands::kernel::Arguments),
 }
 
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
     let done = match arguments.command {
         Command::Image(arguments) => commands::image::run(&arguments),
+        Command::Kernel(arguments) => commands::kernel::run(&arguments),
     };
     match done {
         Ok(code) => code,
