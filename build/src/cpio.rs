@@ -4,6 +4,7 @@
 
 use anyhow::{Context, Result};
 use std::collections::BTreeMap;
+use std::fmt::Write as _;
 use std::io::Write;
 
 /// The bits of a mode that say what kind of file it is.
@@ -88,7 +89,7 @@ fn record(out: &mut impl Write, path: &str, inode: u32, links: u32, entry: &Entr
     let fields = [inode, entry.mode, 0, 0, links, 0, size, 0, 0, major, minor, name_size, 0];
     let mut header = String::from("070701");
     for field in fields {
-        header.push_str(&format!("{field:08x}"));
+        write!(header, "{field:08x}")?;
     }
     header.push_str(path);
     header.push('\0');

@@ -54,6 +54,13 @@ pub(crate) const KERNEL: &[Input] = &[
     input("/usr/include/asm-generic/types.h", "linux-libc-dev", "headers of the build's own tools"),
 ];
 
+/// What booting it takes.
+pub(crate) const BOOT: &[Input] =
+    &[input("qemu-system-x86_64", "qemu-system-x86", "the machine that boots the image")];
+
+/// What testing takes beside that.
+pub(crate) const TEST: &[Input] = &[input("e2fsck", "e2fsprogs", "checks state disks after a shutdown")];
+
 impl Input {
     fn present(&self) -> bool {
         if self.proof.starts_with('/') {

@@ -1,15 +1,16 @@
 //! The kernel that boots the image: our own from Debian's source, Debian's stock one, or a file the caller names.
 //!
 //! [`config`] reads the committed fragment and checks what became of it, [`own`] builds and caches our kernel,
-//! [`stock`] brings in Debian's cloud kernel with its modules.
+//! [`stock`] brings in Debian's cloud kernel with its modules, [`file`] asks any kernel for its name.
 
 pub(crate) mod config;
+mod file;
 pub(crate) mod own;
 pub(crate) mod stock;
 
 use crate::paths::Paths;
 use crate::progress::Step;
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result};
 use std::convert::Infallible;
 use std::path::PathBuf;
 use std::str::FromStr;
@@ -17,7 +18,7 @@ use std::str::FromStr;
 /// A bootable kernel on this machine's disk.
 #[derive(Debug, Clone)]
 pub(crate) struct Kernel {
-    /// What `uname -r` will say; empty when nobody asked the file.
+    /// What `uname -r` will say.
     pub(crate) release: String,
     /// The compressed kernel that boot loaders and QEMU's `-kernel` take.
     pub(crate) image: PathBuf,
@@ -65,9 +66,9 @@ pub(crate) fn obtain(choice: Option<&Choice>, paths: &Paths, step: &Step) -> Res
         }
         Some(Choice::Stock) => stock::obtain(paths, step),
         Some(Choice::File(path)) => {
-            ensure!(path.is_file(), "there is no kernel at {}", path.display());
+            let release = file::release(path)?;
             Ok(Kernel {
-                release: String::new(),
+                release,
                 image: path.clone(),
                 elf: None,
                 modules: None,

@@ -4,11 +4,14 @@
 //! steps, [`inputs`] and [`debian`] bring in what the machine lacks, [`kernel`], [`modules`], [`rootfs`],
 //! [`state`], [`erofs`] and [`cpio`] each make one part of the image, [`commands`] holds one file per verb.
 
+mod checks;
 mod commands;
 mod cpio;
 mod debian;
+mod demo;
 mod erofs;
 mod inputs;
+mod interrupt;
 mod kernel;
 mod modules;
 mod paths;
@@ -16,6 +19,7 @@ mod process;
 mod progress;
 mod rootfs;
 mod state;
+mod table;
 
 use clap::{Parser, Subcommand};
 use std::process::ExitCode;
@@ -34,6 +38,12 @@ enum Command {
     Image(commands::image::Arguments),
     /// Build Berth's own kernel from Debian's source, once
     Kernel(commands::kernel::Arguments),
+    /// Check format and lints, run the unit tests, then the tests that boot machines
+    Test(commands::test::Arguments),
+    /// Measure
+    Bench(commands::bench::Arguments),
+    /// Build everything, boot a machine and show its page
+    Up(commands::up::Arguments),
 }
 
 fn main() -> ExitCode {
@@ -41,6 +51,9 @@ fn main() -> ExitCode {
     let done = match arguments.command {
         Command::Image(arguments) => commands::image::run(&arguments),
         Command::Kernel(arguments) => commands::kernel::run(&arguments),
+        Command::Test(arguments) => commands::test::run(&arguments),
+        Command::Bench(arguments) => commands::bench::run(&arguments),
+        Command::Up(arguments) => commands::up::run(&arguments),
     };
     match done {
         Ok(code) => code,

@@ -32,6 +32,8 @@ pub(crate) struct Image {
     pub(crate) kernel_elf: Option<PathBuf>,
     /// Initramfs with the root image inside.
     pub(crate) initramfs: PathBuf,
+    /// What `uname -r` will say.
+    pub(crate) kernel_release: String,
     /// Kernel package version.
     pub(crate) kernel_version: String,
     /// Unit: bytes.
@@ -83,10 +85,12 @@ fn pack(paths: &Paths, kernel: &Kernel) -> Result<Image> {
     let (vmlinuz, initramfs) = (paths.output.join("vmlinuz"), paths.output.join("initramfs.cpio"));
     fs::copy(&kernel.image, &vmlinuz).context("copying the kernel")?;
     let elf = paths.output.join("vmlinux");
-    let kernel_elf = match &kernel.elf {
-        Some(file) => fs::copy(file, &elf).map(|_| Some(elf)).context("copying the kernel")?,
-        None => None,
-    };
+    let kernel_elf = kernel.elf.as_ref().map(|file| fs::copy(file, &elf).map(|_| elf.clone()));
+    let kernel_elf = kernel_elf.transpose().context("copying the kernel")?;
+    if kernel_elf.is_none() {
+        // Whoever boots takes the ELF file when there is one; that of an earlier build is not this kernel.
+        let _ = fs::remove_file(&elf);
+    }
     let aside = paths.output.join("initramfs-modules");
     let initramfs_bytes = rootfs::initramfs(&initramfs, &aside, &root_image, paths, kernel, &step)?;
     step.done(&size(initramfs_bytes));
@@ -94,6 +98,7 @@ fn pack(paths: &Paths, kernel: &Kernel) -> Result<Image> {
         kernel_bytes: fs::metadata(&vmlinuz)?.len(),
         kernel: vmlinuz,
         kernel_elf,
+        kernel_release: kernel.release.clone(),
         initramfs,
         kernel_version: kernel.version.clone(),
         initramfs_bytes,

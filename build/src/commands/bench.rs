@@ -1,0 +1,102 @@
+//! `cargo berth bench`: figures that are the same on any machine at any load.
+//!
+//! Under QEMU's `-icount shift=0` the guest's clock advances one nanosecond per instruction, so the kernel's time
+//! stamps on the console count guest instructions. While the guest waits for the world outside (the registry), its
+//! clock follows its own timers, so the phases after the agent is ready hold some waiting too.
+
+use super::image;
+use crate::paths::Paths;
+use crate::progress::Step;
+use crate::table::Table;
+use crate::{debian, demo, inputs, kernel};
+use anyhow::{Context, Result};
+use qemu_test::artifacts::Artifacts;
+use qemu_test::console::Line;
+use qemu_test::pki::Pki;
+use qemu_test::registry::Registry;
+use qemu_test::{BootImage, Guest, Machine, scenario};
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::Duration;
+
+/// A phase ends with the first console line that holds this text; its bar in 10⁹ instructions, when it has one.
+const PHASES: &[(&str, &str, Option<f64>)] = &[
+    ("kernel to init", "init:", None),
+    ("init to its second stage", "init: stage2", None),
+    ("second stage to agent ready", "agent: api ready", None),
+    ("agent ready to container started", "agent: container web started", None),
+];
+
+/// Counting instructions runs one processor, several times slower than real time.
+const DEADLINE: Duration = Duration::from_secs(300);
+
+#[derive(clap::Args)]
+pub(crate) struct Arguments {
+    #[command(subcommand)]
+    bench: Bench,
+}
+
+#[derive(clap::Subcommand)]
+enum Bench {
+    /// Guest instructions from the kernel's start to a container started, by phase
+    Boot {
+        /// Also write {"figures", "bars"} to this file
+        #[arg(long, value_name = "FILE")]
+        json: Option<PathBuf>,
+        /// Which kernel boots it [default: our own when it was built, Debian's otherwise]
+        #[arg(long, value_name = "own|stock|PATH")]
+        kernel: Option<kernel::Choice>,
+    },
+}
+
+pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
+    let Bench::Boot { json, kernel } = &arguments.bench;
+    let table = boot(kernel.as_ref())?;
+    println!("\nguest instructions, in 10⁹ (G):\n{table}");
+    if let Some(path) = json {
+        std::fs::write(path, serde_json::to_vec_pretty(&table.json())?)
+            .with_context(|| format!("writing {}", path.display()))?;
+    }
+    Ok(if table.holds() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+fn boot(choice: Option<&kernel::Choice>) -> Result<Table> {
+    let paths = Paths::find()?;
+    inputs::ensure(&[inputs::IMAGE, inputs::BOOT])?;
+    image::build(&paths, choice, &[])?;
+    let step = Step::start("counting instructions");
+    let program = debian::unpack("docker-registry", &paths, &step)?.root.join("usr/bin/docker-registry");
+    let data = tempfile::Builder::new().prefix("berth-registry-").tempdir()?;
+    let registry = Registry::start_program(&program, data.path())?;
+    let reference = registry.push("demo:latest", &demo::image(&paths, &step)?)?;
+    let unit = format!("[[container]]\nname = \"web\"\nimage = \"{reference}\"\n");
+    let config = scenario::machine_file(&Pki::generate()?, &registry.guest_name(), &unit);
+    let artifacts = Artifacts::create(&paths.output, "bench-boot")?.kept();
+    let machine = Machine::new("bench-boot").config(config).count_instructions();
+    let guest = machine.boot_in(&BootImage::in_folder(&paths.output)?, artifacts)?;
+    let table = phases(&guest, &step);
+    step.done("");
+    table
+}
+
+fn phases(guest: &Guest, step: &Step) -> Result<Table> {
+    let mut table = Table::default();
+    let mut before = 0.0;
+    for (name, needle, bar) in PHASES {
+        step.message(name);
+        let at = instructions(&guest.wait_for_line(needle, DEADLINE)?)?;
+        match bar {
+            Some(most) => table.add_with_bar(name, at - before, "G", *most),
+            None => table.add(name, at - before, "G"),
+        }
+        before = at;
+    }
+    table.add("kernel's start to container started", before, "G");
+    Ok(table)
+}
+
+fn instructions(line: &Line) -> Result<f64> {
+    let stamp =
+        line.kernel_time().with_context(|| format!("a console line without time stamp: {}", line.text))?;
+    Ok(stamp.as_secs_f64())
+}
