@@ -61,6 +61,12 @@ pub(crate) const BOOT: &[Input] =
 /// What testing takes beside that.
 pub(crate) const TEST: &[Input] = &[input("e2fsck", "e2fsprogs", "checks state disks after a shutdown")];
 
+/// What the disk images for comparison take.
+pub(crate) const DEBIAN: &[Input] = &[
+    input("mmdebstrap", "mmdebstrap", "installs Debian into a folder"),
+    input("mke2fs", "e2fsprogs", "writes that folder to a disk image"),
+];
+
 impl Input {
     fn present(&self) -> bool {
         if self.proof.starts_with('/') {

@@ -2,8 +2,10 @@
 //!
 //! Rooms in reading order: [`paths`] says where things are, [`progress`] and [`process`] show and run the long
 //! steps, [`inputs`] and [`debian`] bring in what the machine lacks, [`kernel`], [`modules`], [`rootfs`],
-//! [`state`], [`erofs`] and [`cpio`] each make one part of the image, [`commands`] holds one file per verb.
+//! [`state`], [`erofs`] and [`cpio`] each make one part of the image, [`bench`] makes what it is measured against,
+//! [`commands`] holds one file per verb.
 
+mod bench;
 mod checks;
 mod commands;
 mod cpio;

@@ -5,6 +5,7 @@
 //! clock follows its own timers, so the phases after the agent is ready hold some waiting too.
 
 use super::image;
+use crate::bench::{self, Stack};
 use crate::paths::Paths;
 use crate::progress::Step;
 use crate::table::Table;
@@ -47,11 +48,22 @@ enum Bench {
         #[arg(long, value_name = "own|stock|PATH")]
         kernel: Option<kernel::Choice>,
     },
+    /// The same figures of Debian with systemd and Docker or Podman, running the same container
+    Debian {
+        /// Only this one
+        #[arg(long)]
+        stack: Option<Stack>,
+        /// Also write {"figures", "bars"} to this file
+        #[arg(long, value_name = "FILE")]
+        json: Option<PathBuf>,
+    },
 }
 
 pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
-    let Bench::Boot { json, kernel } = &arguments.bench;
-    let table = boot(kernel.as_ref())?;
+    let (table, json) = match &arguments.bench {
+        Bench::Boot { json, kernel } => (boot(kernel.as_ref())?, json),
+        Bench::Debian { json, stack } => (debian_stacks(*stack)?, json),
+    };
     println!("\nguest instructions, in 10⁹ (G):\n{table}");
     if let Some(path) = json {
         std::fs::write(path, serde_json::to_vec_pretty(&table.json())?)
@@ -77,6 +89,23 @@ fn boot(choice: Option<&kernel::Choice>) -> Result<Table> {
     let table = phases(&guest, &step);
     step.done("");
     table
+}
+
+/// The same container under Debian and systemd, with the same flags and the same way of counting.
+fn debian_stacks(only: Option<Stack>) -> Result<Table> {
+    let paths = Paths::find()?;
+    inputs::ensure(&[inputs::BOOT, inputs::DEBIAN])?;
+    let mut table = Table::default();
+    for stack in Stack::ALL.into_iter().filter(|stack| only.is_none_or(|only| only == *stack)) {
+        let disk = bench::debian::obtain(stack, &paths)?;
+        let figures = bench::debian::measure(stack, &disk, &paths)?;
+        let name = |phase: &str| format!("Debian with {}: {phase}", stack.name());
+        table.add(&name("kernel to initramfs"), figures.to_initramfs, "G");
+        table.add(&name("kernel to systemd"), figures.to_systemd, "G");
+        table.add(&name("kernel to container answering"), figures.to_answer, "G");
+        table.add(&name("of it the processor idle"), figures.idle_s, "G");
+    }
+    Ok(table)
 }
 
 fn phases(guest: &Guest, step: &Step) -> Result<Table> {
