@@ -66,7 +66,7 @@ impl Stack {
 
     pub(super) fn packages(self) -> Vec<&'static str> {
         let own: &[&str] = match self {
-            Self::Docker => &["docker.io", "iptables"],
+            Self::Docker => &["docker.io", "iptables", "apparmor"],
             Self::Podman => &["podman", "crun", "conmon", "netavark", "aardvark-dns", "iptables"],
         };
         [BASE_PACKAGES, own].concat()
@@ -117,10 +117,12 @@ impl Stack {
             ),
             Self::Podman => format!("podman load -i /{DEMO_ARCHIVE}\npodman image exists {DEMO_NAME}\n"),
         };
-        // The unit's output is nowhere to be seen, so errors go to the kernel's log too.
+        // All it says goes to the console, and a failure ends the machine: whoever waits need not wait for nothing.
         format!(
-            "#!/bin/bash\nset -eo pipefail\nexec > /dev/kmsg 2>&1\n{load}\
-             rm /{DEMO_ARCHIVE}\nsync\necho '<2>{PREPARED}'\nsystemctl poweroff\n"
+            "#!/bin/bash\nset -eo pipefail\n\
+             exec > >(while read -r line; do echo \"<2>prepare: $line\" > /dev/kmsg; done) 2>&1\n\
+             trap 'echo failed; sleep 1; systemctl poweroff' ERR\n{load}\
+             rm /{DEMO_ARCHIVE}\nsync\necho '<2>{PREPARED}' > /dev/kmsg\nsystemctl poweroff\n"
         )
     }
 }
