@@ -4,15 +4,10 @@ use crate::debian;
 use crate::paths::Paths;
 use crate::progress::Step;
 use anyhow::{Context, Result};
-use qemu_test::oci::{Builder, Image, Layer};
+use qemu_test::oci::{Builder, Image, Layer, busybox_layer};
 use serde_json::json;
 use std::fs;
-
-/// Busybox's links that the page's script and a curious visitor use.
-const APPLETS: &[&str] = &[
-    "sh", "httpd", "hostname", "uname", "cat", "cut", "date", "echo", "env", "id", "ls", "ps", "sleep",
-    "wget",
-];
+use std::path::PathBuf;
 
 /// Run by the web server for each visit. Everything on the page is asked for at that moment.
 const PAGE: &str = r#"#!/bin/sh
@@ -31,28 +26,24 @@ cat <<END
 END
 "#;
 
+/// Debian's static busybox, unpacked and not installed, since its package would replace the host's own.
+pub(crate) fn busybox(paths: &Paths, step: &Step) -> Result<PathBuf> {
+    Ok(debian::unpack("busybox-static", paths, step)?.root.join("bin/busybox"))
+}
+
 /// Makes the image from Debian's package.
 pub(crate) fn image(paths: &Paths, step: &Step) -> Result<Image> {
-    let package = debian::unpack("busybox-static", paths, step)?;
-    let program = package.root.join("bin/busybox");
+    let program = busybox(paths, step)?;
     let busybox = fs::read(&program).with_context(|| format!("reading {}", program.display()))?;
-    let mut base = Layer::default().folder("bin", 0o755)?.folder("tmp", 0o1777)?.folder("etc", 0o755)?;
-    base = base.file("bin/busybox", 0o755, &busybox)?;
-    for applet in APPLETS {
-        base = base.symlink(&format!("bin/{applet}"), "busybox")?;
-    }
-    base = base.file("etc/passwd", 0o644, b"root:x:0:0:root:/:/bin/sh\n")?.file(
-        "etc/group",
-        0o644,
-        b"root:x:0:\n",
-    )?;
     let page = Layer::default().folder("www", 0o755)?.folder("www/cgi-bin", 0o755)?;
     let page = page.file("www/cgi-bin/index.cgi", 0o755, PAGE.as_bytes())?;
     Builder::default()
-        .layer(base)?
+        .layer(busybox_layer(&busybox)?)?
         .layer(page)?
         .set("Env", json!(["PATH=/bin"]))
         .set("Cmd", json!(["httpd", "-f", "-p", "80", "-h", "/www"]))
+        // As first process it would ignore SIGTERM, having no handler for it; it has nothing to lose.
+        .set("StopSignal", json!("SIGKILL"))
         .set("ExposedPorts", json!({ "80/tcp": {} }))
         .build()
 }

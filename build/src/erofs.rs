@@ -18,7 +18,7 @@ pub(crate) fn pack(tree: &Path, image: &Path, step: &Step) -> Result<u64> {
         fs::remove_file(image).with_context(|| format!("removing {}", image.display()))?;
     }
     let mut mkfs = process::command("mkfs.erofs");
-    mkfs.args(["-zlz4hc,12", "-T0", "--all-root", "-U", UUID]).arg(format!("-C{CLUSTER_BYTES}"));
+    mkfs.args(["-zlz4hc,9", "-T0", "--all-root", "-U", UUID]).arg(format!("-C{CLUSTER_BYTES}"));
     process::run(mkfs.arg(image).arg(tree), step)?;
     Ok(fs::metadata(image)?.len())
 }

@@ -50,16 +50,29 @@ impl Docker {
         asked.is_ok_and(|status| status.success())
     }
 
+    /// What the command line reads from its environment. The docker found first in PATH is this one.
+    pub fn variables(&self) -> Vec<(String, String)> {
+        let certificates = self.certificates.display().to_string();
+        let path = std::env::var("PATH").unwrap_or_default();
+        let folder =
+            Path::new(&self.program).parent().map(|folder| folder.display().to_string()).unwrap_or_default();
+        let path = if folder.is_empty() { path } else { format!("{folder}:{path}") };
+        // A developer's own contexts and credentials stay out of it.
+        let set = [
+            ("DOCKER_HOST", self.host.clone()),
+            ("DOCKER_TLS_VERIFY", "1".to_owned()),
+            ("DOCKER_CERT_PATH", certificates.clone()),
+            ("DOCKER_CONFIG", certificates),
+            ("DOCKER_CONTEXT", String::new()),
+            ("PATH", path),
+        ];
+        set.map(|(name, value)| (name.to_owned(), value)).to_vec()
+    }
+
     fn command(&self, arguments: &[&str]) -> Command {
         let mut command = Command::new("timeout");
         command.args(["--kill-after=5", &DEADLINE_S.to_string()]).arg(&self.program).args(arguments);
-        command
-            .env("DOCKER_HOST", &self.host)
-            .env("DOCKER_TLS_VERIFY", "1")
-            .env("DOCKER_CERT_PATH", &self.certificates);
-        // A developer's own contexts and credentials stay out of it.
-        command.env_remove("DOCKER_CONTEXT").env("DOCKER_CONFIG", &self.certificates);
-        command.stdin(Stdio::null());
+        command.envs(self.variables()).stdin(Stdio::null());
         command
     }
 

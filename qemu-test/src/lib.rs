@@ -19,6 +19,7 @@ pub mod ports;
 pub mod qmp;
 pub mod registry;
 pub mod scenario;
+pub mod session;
 
 pub use accel::{Accel, Choice};
 pub use guest::Guest;

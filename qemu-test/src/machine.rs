@@ -19,9 +19,9 @@ pub const IMAGE_VARIABLE: &str = "BERTH_IMAGE_DIR";
 /// Forwarded ports can be taken by others between choosing and QEMU's start; how often to choose again.
 const START_TRIES: usize = 3;
 
-/// Quiet is the kernel's own talk only; what init and the agent say comes through. The crypto self-tests cost more
-/// than all the rest of the boot. Lines are told apart by their time stamps, whatever the kernel's default.
-const COMMAND_LINE: &str = "console=ttyS0 quiet cryptomgr.notests printk.time=1";
+/// Quiet until init runs; then everything, so that what init and the agent say is on the console. The crypto
+/// self-tests cost more than all the rest of the boot. Lines have time stamps whatever the kernel's default.
+const COMMAND_LINE: &str = "console=ttyS0 quiet sysctl.kernel.printk=7 cryptomgr.notests printk.time=1";
 
 /// Kernel and initramfs.
 #[derive(Debug, Clone)]

@@ -154,28 +154,47 @@ impl Builder {
     }
 }
 
-/// The image nearly every case runs: the probe as `/probe`, and folders a container expects.
-pub fn probe_image(probe: &[u8]) -> Result<Image> {
-    let layer = Layer::default().folder("tmp", 0o1777)?.folder("etc", 0o755)?.file("probe", 0o755, probe)?;
+/// Busybox's links that scripted sessions and demos use.
+const APPLETS: &[&str] = &[
+    "awk", "base64", "cat", "chmod", "chown", "cp", "cut", "date", "dd", "df", "echo", "env", "false",
+    "find", "grep", "head", "hostname", "httpd", "id", "ip", "kill", "ln", "ls", "mkdir", "mount", "mv",
+    "nc", "nslookup", "ping", "printf", "ps", "pwd", "rm", "sed", "seq", "sh", "sleep", "sort", "stat",
+    "stty", "sync", "tail", "tar", "test", "touch", "tr", "true", "tty", "umount", "uname", "unshare", "vi",
+    "wc", "wget", "which", "whoami",
+];
+
+/// A layer with busybox (a static build), its usual names in `/bin`, and accounts `root` and `user`.
+pub fn busybox_layer(busybox: &[u8]) -> Result<Layer> {
+    let mut layer = Layer::default().folder("bin", 0o755)?.folder("tmp", 0o1777)?.folder("etc", 0o755)?;
+    layer = layer.file("bin/busybox", 0o755, busybox)?;
+    for applet in APPLETS {
+        layer = layer.symlink(&format!("bin/{applet}"), "busybox")?;
+    }
     let layer =
-        layer.file("etc/passwd", 0o644, b"root:x:0:0:root:/:/probe\nuser:x:1000:1000:user:/:/probe\n")?;
-    let layer = layer.file("etc/group", 0o644, b"root:x:0:\nuser:x:1000:\n")?;
+        layer.file("etc/passwd", 0o644, b"root:x:0:0:root:/:/bin/sh\nuser:x:1000:1000:user:/:/bin/sh\n")?;
+    layer.file("etc/group", 0o644, b"root:x:0:\nuser:x:1000:\n")
+}
+
+/// The image nearly every case runs: busybox in `/bin` and the probe as `/probe`, in two layers.
+pub fn tools_image(busybox: &[u8], probe: &[u8]) -> Result<Image> {
+    let top = Layer::default().file("probe", 0o755, probe)?;
     Builder::default()
-        .layer(layer)?
-        .set("Entrypoint", json!(["/probe"]))
-        .set("Cmd", json!(["print", "probe"]))
+        .layer(busybox_layer(busybox)?)?
+        .layer(top)?
+        .set("Env", json!(["PATH=/bin"]))
+        .set("Cmd", json!(["sh"]))
         .build()
 }
 
 #[cfg(test)]
 mod tests {
-    use super::{digest, probe_image};
+    use super::{digest, tools_image};
 
     #[test]
     fn the_same_files_give_the_same_digests() {
-        let [first, second] = [(); 2].map(|()| probe_image(b"program").expect("image"));
+        let [first, second] = [(); 2].map(|()| tools_image(b"busybox", b"probe").expect("image"));
         assert_eq!(first.manifest.digest, second.manifest.digest);
-        assert_ne!(first.manifest.digest, probe_image(b"other").expect("image").manifest.digest);
+        assert_ne!(first.manifest.digest, tools_image(b"busybox", b"other").expect("image").manifest.digest);
     }
 
     #[test]

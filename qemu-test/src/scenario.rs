@@ -1,62 +1,75 @@
 //! Several cases on one guest: each has a name and its own verdict; one that fails does not hide the others.
 
+use crate::disk::Disk;
 use crate::docker::Docker;
 use crate::guest::Guest;
 use crate::machine::{BootImage, Machine};
-use crate::oci;
 use crate::pki::Pki;
 use crate::registry::Registry;
+use crate::{oci, session};
 use anyhow::{Context, Result, ensure};
 use std::fs;
-use std::path::Path;
 use std::time::Instant;
 
-/// A guest with all it may need around it: certificates, a registry that holds the probe image, the docker command.
-pub struct World {
-    /// The guest.
-    pub guest: Guest,
-    /// The certificates of its API.
+/// Names Debian's static busybox; the test command sets it.
+const BUSYBOX_VARIABLE: &str = "BERTH_BUSYBOX";
+
+/// What is around guests: certificates, and a registry that holds an image of tools.
+pub struct Site {
+    /// The certificates of the API.
     pub pki: Pki,
-    /// The registry, stopped with the world.
+    /// The registry, stopped with the site.
     pub registry: Registry,
-    /// The stock command line.
-    pub docker: Docker,
-    /// The probe image's reference as the guest names it.
-    pub probe: String,
+    /// The tools image's reference as the guest names it.
+    pub image: String,
     /// The image behind it.
-    pub probe_image: oci::Image,
-    _data: tempfile::TempDir,
+    pub tools: oci::Image,
+    /// The registry's folder, and a place for disks.
+    pub data: tempfile::TempDir,
 }
 
-/// What a scenario wants of its machine beyond the usual.
-#[derive(Default)]
-pub struct Wish {
-    /// Units and other tables for the machine file; `{probe}` stands for the probe image's reference.
-    pub config: String,
-    /// Changes the machine.
-    pub machine: Option<Box<dyn FnOnce(Machine) -> Machine>>,
-}
+impl Site {
+    /// Prepares all of it. `probe` is the path of the probe program.
+    pub fn prepare(probe: &str) -> Result<Self> {
+        let data = tempfile::Builder::new().prefix("berth-site-").tempdir()?;
+        let registry = Registry::start(&data.path().join("registry"))?;
+        let busybox =
+            std::env::var_os(BUSYBOX_VARIABLE).with_context(|| format!("{BUSYBOX_VARIABLE} is not set"))?;
+        let busybox = fs::read(busybox).context("reading busybox")?;
+        let tools = oci::tools_image(&busybox, &fs::read(probe).context("reading the probe")?)?;
+        let image = registry.push("tools:latest", &tools)?;
+        Ok(Self { pki: Pki::generate()?, registry, image, tools, data })
+    }
 
-impl World {
-    /// Boots a machine and waits for its API. `probe` is the path of the probe program.
-    pub fn boot(name: &str, probe: &str, wish: Wish) -> Result<Self> {
-        let image = BootImage::from_environment()?;
-        let pki = Pki::generate()?;
-        let data = tempfile::Builder::new().prefix("berth-registry-").tempdir()?;
-        let registry = Registry::start(data.path())?;
-        let probe_image = oci::probe_image(&fs::read(Path::new(probe)).context("reading the probe")?)?;
-        let probe = registry.push("probe:latest", &probe_image)?;
-        let config = machine_file(&pki, &registry.guest_name(), &wish.config.replace("{probe}", &probe));
-        let machine = Machine::new(name).config(config);
-        let machine = match wish.machine {
-            Some(change) => change(machine),
-            None => machine,
-        };
-        let mut guest = machine.boot(&image)?;
+    /// A machine file for this site with further tables; `{image}` in them stands for the tools image.
+    pub fn machine_file(&self, more: &str) -> String {
+        machine_file(&self.pki, &self.registry.guest_name(), &more.replace("{image}", &self.image))
+    }
+
+    /// A blank state disk beside the registry's data.
+    pub fn disk(&self, mib: u64) -> Result<Disk> {
+        Disk::create_or_open(&self.data.path().join("state.raw"), mib << 20)
+    }
+
+    /// Boots a machine and waits for its API.
+    pub fn boot(&self, machine: &Machine) -> Result<Guest> {
+        let mut guest = machine.boot(&BootImage::from_environment()?)?;
         let within = guest.within(30);
-        guest.connect_api(&pki, within)?;
-        let docker = guest.docker(&pki)?;
-        Ok(Self { guest, pki, registry, docker, probe, probe_image, _data: data })
+        guest.connect_api(&self.pki, within)?;
+        Ok(guest)
+    }
+
+    /// The docker command line for a guest of this site.
+    pub fn docker(&self, guest: &Guest) -> Result<Docker> {
+        guest.docker(&self.pki)
+    }
+
+    /// Runs a scripted session; `$IMAGE` and `$REGISTRY` are set.
+    pub fn session(&self, guest: &Guest, script: &str) -> Result<()> {
+        let mut variables = self.docker(guest)?.variables();
+        variables.push(("IMAGE".to_owned(), self.image.clone()));
+        variables.push(("REGISTRY".to_owned(), self.registry.guest_name()));
+        session::run(script, &variables, self.data.path()).map(drop)
     }
 }
 

@@ -268,3 +268,13 @@ pub struct Failure {
     /// The kernel's error number.
     pub errno: i32,
 }
+
+impl Failure {
+    /// The text Docker's users know: what is wrong with their program or user by itself, other steps by name.
+    pub fn message(&self) -> String {
+        match self.step.as_str() {
+            "exec" | "user" => self.detail.clone(),
+            _ => self.to_string(),
+        }
+    }
+}

@@ -22,11 +22,14 @@ use std::time::Duration;
 
 /// A phase ends with the first console line that holds this text; its bar in 10⁹ instructions, when it has one.
 const PHASES: &[(&str, &str, Option<f64>)] = &[
-    ("kernel to init", "init:", None),
-    ("init to its second stage", "init: stage2", None),
-    ("second stage to agent ready", "agent: api ready", None),
-    ("agent ready to container started", "agent: container web started", None),
+    ("kernel to init", "init:", Some(1.0)),
+    ("init to its second stage", "init: stage2", Some(0.3)),
+    ("second stage to agent ready", "agent: api ready", Some(1.5)),
+    ("agent ready to container started", "agent: container web started", Some(0.6)),
 ];
+
+/// The whole way, in 10⁹ instructions. Bars leave room for a new kernel package, not for a new habit.
+const WHOLE_BAR: f64 = 3.0;
 
 /// Counting instructions runs one processor, several times slower than real time.
 const DEADLINE: Duration = Duration::from_secs(300);
@@ -120,7 +123,7 @@ fn phases(guest: &Guest, step: &Step) -> Result<Table> {
         }
         before = at;
     }
-    table.add("kernel's start to container started", before, "G");
+    table.add_with_bar("kernel's start to container started", before, "G", WHOLE_BAR);
     Ok(table)
 }
 

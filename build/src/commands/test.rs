@@ -3,7 +3,7 @@
 use super::image;
 use crate::paths::Paths;
 use crate::progress::Step;
-use crate::{debian, inputs, kernel, process};
+use crate::{debian, demo, inputs, kernel, process};
 use anyhow::{Context, Result, bail};
 use qemu_test::machine::IMAGE_VARIABLE;
 use qemu_test::{BootImage, Choice, accel};
@@ -49,7 +49,8 @@ fn source_checks(paths: &Paths) -> Result<()> {
     let clippy: &[&str] =
         &["clippy", "--workspace", "--all-targets", "--locked", "--quiet", "--", "-D", "warnings"];
     let deny: &[&str] = &["deny", "--offline", "check", "bans", "sources"];
-    for arguments in [&["fmt", "--all", "--check"], clippy, deny] {
+    // Only the names of files that differ; cargo fmt --all mends them.
+    for arguments in [&["fmt", "--all", "--", "--check", "-l"], clippy, deny] {
         let (verb, rest) = arguments.split_first().context("no verb")?;
         if !has_subcommand(verb) {
             eprintln!("· cargo {verb} is not installed, continuing without it");
@@ -133,6 +134,7 @@ fn guests(paths: &Paths, arguments: &Arguments, runner: &Runner) -> Result<()> {
     image::build(paths, arguments.kernel.as_ref(), &[])?;
     let step = Step::start("what the tests use");
     let registry = debian::unpack("docker-registry", paths, &step)?.root.join("usr/bin/docker-registry");
+    let busybox = demo::busybox(paths, &step)?;
     let docker = match process::find("docker") {
         Some(program) => program,
         // The command line of Debian's package, without its daemon.
@@ -143,6 +145,7 @@ fn guests(paths: &Paths, arguments: &Arguments, runner: &Runner) -> Result<()> {
     let variables = [
         (IMAGE_VARIABLE, paths.output.display().to_string()),
         ("BERTH_ACCEL", accel.name().to_owned()),
+        ("BERTH_BUSYBOX", busybox.display().to_string()),
         ("BERTH_DOCKER", docker.display().to_string()),
         ("BERTH_DOCKER_REGISTRY", registry.display().to_string()),
     ];

@@ -12,7 +12,7 @@ const METAPACKAGE: &str = "linux-image-cloud-amd64";
 
 /// Brings the kernel into the cache if it is not there yet.
 pub(crate) fn obtain(paths: &Paths, step: &Step) -> Result<Kernel> {
-    let package = debian::dependency(METAPACKAGE, "linux-image-", step)?;
+    let package = debian::dependency(METAPACKAGE, "linux-image-")?;
     let release =
         package.strip_prefix("linux-image-").context("a kernel package has an odd name")?.to_owned();
     let unpacked = debian::unpack(&package, paths, step)?;

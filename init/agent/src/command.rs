@@ -13,34 +13,34 @@ use berth_api::docker::volumes::{Volume, VolumeCreate};
 use tokio::sync::{broadcast, mpsc, oneshot};
 
 /// A container id: 64 lower-case hex digits.
-pub type Id = String;
+pub(crate) type Id = String;
 
 /// Everything `POST /containers/create` decided, after validation against Docker's rules. The Docker JSON that led
 /// here is kept verbatim in `docker` for inspect, because clients compare what they sent.
 #[derive(Clone, Debug)]
-pub struct Create {
+pub(crate) struct Create {
     /// Wanted name without slash; none for a generated one.
-    pub name: Option<String>,
+    pub(crate) name: Option<String>,
     /// The image as typed.
-    pub image: String,
+    pub(crate) image: String,
     /// The request body: Config, HostConfig, NetworkingConfig as sent (owner fills the defaults from the image).
-    pub docker: berth_api::docker::containers::CreateBody,
+    pub(crate) docker: berth_api::docker::containers::CreateBody,
     /// Made by a unit of the machine file, under this unit name.
-    pub unit: Option<String>,
+    pub(crate) unit: Option<String>,
 }
 
 /// Answer to [`Handle::create`].
 #[derive(Clone, Debug)]
-pub struct Created {
+pub(crate) struct Created {
     /// The new id.
-    pub id: Id,
+    pub(crate) id: Id,
     /// Texts for `Warnings`.
-    pub warnings: Vec<String>,
+    pub(crate) warnings: Vec<String>,
 }
 
 /// Whether a request changed anything (`304 Not Modified` otherwise).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Changed {
+pub(crate) enum Changed {
     /// It did.
     Yes,
     /// The container was in that state already.
@@ -49,7 +49,7 @@ pub enum Changed {
 
 /// When a wait is over.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum WaitFor {
+pub(crate) enum WaitFor {
     /// Not running now or later.
     NotRunning,
     /// The next exit.
@@ -60,16 +60,16 @@ pub enum WaitFor {
 
 /// How a wait ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct WaitEnd {
+pub(crate) struct WaitEnd {
     /// Exit code.
-    pub code: i64,
+    pub(crate) code: i64,
     /// Error text, as for a container that could not be started.
-    pub error: Option<String>,
+    pub(crate) error: Option<String>,
 }
 
 /// Which stream a chunk of output belongs to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Stream {
+pub(crate) enum Stream {
     /// Standard output (and everything of a terminal).
     Out,
     /// Standard error.
@@ -78,90 +78,90 @@ pub enum Stream {
 
 /// A chunk of live output.
 #[derive(Clone, Debug)]
-pub struct Chunk {
+pub(crate) struct Chunk {
     /// Where it was written.
-    pub stream: Stream,
+    pub(crate) stream: Stream,
     /// The bytes.
-    pub bytes: Bytes,
+    pub(crate) bytes: Bytes,
 }
 
 /// What to attach.
 #[derive(Clone, Copy, Debug)]
-pub struct AttachRequest {
+pub(crate) struct AttachRequest {
     /// Replay what was logged before.
-    pub logs: bool,
+    pub(crate) logs: bool,
     /// Stay attached to live output.
-    pub stream: bool,
+    pub(crate) stream: bool,
     /// Forward standard input.
-    pub stdin: bool,
+    pub(crate) stdin: bool,
     /// Standard output wanted.
-    pub stdout: bool,
+    pub(crate) stdout: bool,
     /// Standard error wanted.
-    pub stderr: bool,
+    pub(crate) stderr: bool,
 }
 
 /// A live attachment to a container or an exec session. Output ends when the process ended and everything it wrote was
 /// delivered; dropping `output` detaches.
 #[derive(Debug)]
-pub struct Attachment {
+pub(crate) struct Attachment {
     /// A terminal: raw bytes, no frames.
-    pub tty: bool,
+    pub(crate) tty: bool,
     /// Live output, bounded: a slow reader makes the copier wait, never the container's log.
-    pub output: mpsc::Receiver<Chunk>,
+    pub(crate) output: mpsc::Receiver<Chunk>,
     /// Standard input, when asked for and open. Dropping it closes the container's standard input when `StdinOnce`
     /// or for an exec session.
-    pub input: Option<mpsc::Sender<Bytes>>,
+    pub(crate) input: Option<mpsc::Sender<Bytes>>,
 }
 
 /// Which log lines.
 #[derive(Clone, Copy, Debug)]
-pub struct LogRequest {
+pub(crate) struct LogRequest {
     /// Standard output wanted.
-    pub stdout: bool,
+    pub(crate) stdout: bool,
     /// Standard error wanted.
-    pub stderr: bool,
+    pub(crate) stderr: bool,
     /// Stay until the container stops.
-    pub follow: bool,
+    pub(crate) follow: bool,
     /// Only lines at or after this time, nanoseconds since the epoch.
-    pub since_ns: Option<i64>,
+    pub(crate) since_ns: Option<i64>,
     /// Only lines before this time.
-    pub until_ns: Option<i64>,
+    pub(crate) until_ns: Option<i64>,
     /// Only the last lines; none for all.
-    pub tail: Option<u64>,
+    pub(crate) tail: Option<u64>,
 }
 
 /// A line (or part of a long line) of a container's log.
 #[derive(Clone, Debug)]
-pub struct LogLine {
+pub(crate) struct LogLine {
     /// Where it was written.
-    pub stream: Stream,
+    pub(crate) stream: Stream,
     /// When it was read, nanoseconds since the epoch.
-    pub at_ns: i64,
+    pub(crate) at_ns: i64,
     /// The bytes, with the line feed the container wrote.
-    pub bytes: Bytes,
+    pub(crate) bytes: Bytes,
 }
 
 /// What an exec session shall run (`POST /containers/{id}/exec`).
 #[derive(Clone, Debug)]
-pub struct ExecCreate {
+pub(crate) struct ExecCreate {
     /// The request body.
-    pub docker: berth_api::docker::exec::ExecBody,
+    pub(crate) docker: berth_api::docker::exec::ExecBody,
 }
 
 /// A new exec session or a started one.
 #[derive(Clone, Debug)]
-pub struct ExecStart {
+pub(crate) struct ExecStart {
     /// Do not attach.
-    pub detach: bool,
+    pub(crate) detach: bool,
     /// Terminal wanted (must agree with the create).
-    pub tty: bool,
+    pub(crate) tty: bool,
     /// Rows and columns, when told.
-    pub size: Option<(u16, u16)>,
+    pub(crate) size: Option<(u16, u16)>,
 }
 
 /// State of a container, with its data inside.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum State {
+pub(crate) enum State {
     /// Never started, or the last start failed (`error`).
     Created {
         /// Why the last start failed.
@@ -192,126 +192,126 @@ pub enum State {
 }
 
 /// How a run ended.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Ended {
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub(crate) struct Ended {
     /// Exit code, `128 + signal` for a signal.
-    pub code: i64,
+    pub(crate) code: i64,
     /// The kernel killed it for memory.
-    pub oom_killed: bool,
+    pub(crate) oom_killed: bool,
     /// Start, nanoseconds since the epoch.
-    pub started_ns: i64,
+    pub(crate) started_ns: i64,
     /// End, nanoseconds since the epoch.
-    pub finished_ns: i64,
+    pub(crate) finished_ns: i64,
     /// Error text, if any.
-    pub error: String,
+    pub(crate) error: String,
 }
 
 /// A consistent copy of all that is known of a container; handlers turn it into Docker JSON.
 #[derive(Clone, Debug)]
-pub struct View {
+pub(crate) struct View {
     /// Its id.
-    pub id: Id,
+    pub(crate) id: Id,
     /// Its name, without slash.
-    pub name: String,
+    pub(crate) name: String,
     /// Creation, nanoseconds since the epoch.
-    pub created_ns: i64,
+    pub(crate) created_ns: i64,
     /// State.
-    pub state: State,
+    pub(crate) state: State,
     /// The image as typed at creation.
-    pub image_name: String,
+    pub(crate) image_name: String,
     /// `sha256:…` of the image's config.
-    pub image_id: String,
+    pub(crate) image_id: String,
     /// Program and arguments as they run: entrypoint and command joined.
-    pub args: Vec<String>,
+    pub(crate) args: Vec<String>,
     /// Config and HostConfig with defaults and the image's values filled in; echoed by inspect.
-    pub config: berth_api::docker::containers::ContainerConfig,
+    pub(crate) config: berth_api::docker::containers::ContainerConfig,
     /// See `config`.
-    pub host_config: berth_api::docker::containers::HostConfig,
+    pub(crate) host_config: berth_api::docker::containers::HostConfig,
     /// Networks by name, with what the network gave.
-    pub networks: BTreeMap<String, Endpoint>,
+    pub(crate) networks: BTreeMap<String, Endpoint>,
     /// Published ports: `80/tcp` → host addresses and ports; empty list for exposed only.
-    pub ports: BTreeMap<String, Vec<(String, u16)>>,
+    pub(crate) ports: BTreeMap<String, Vec<(String, u16)>>,
     /// Mounts as shown by inspect.
-    pub mounts: Vec<berth_api::docker::containers::MountPoint>,
+    pub(crate) mounts: Vec<berth_api::docker::containers::MountPoint>,
     /// Restarts by policy since the last start by a user.
-    pub restart_count: u32,
+    pub(crate) restart_count: u32,
     /// Health, when there is a check: `starting`, `healthy`, `unhealthy`.
-    pub health: Option<Health>,
+    pub(crate) health: Option<Health>,
     /// Running exec sessions.
-    pub exec_ids: Vec<Id>,
+    pub(crate) exec_ids: Vec<Id>,
     /// The unit of the machine file that owns it.
-    pub unit: Option<String>,
+    pub(crate) unit: Option<String>,
 }
 
 /// A container's place in a network.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Endpoint {
+pub(crate) struct Endpoint {
     /// Network id.
-    pub network_id: String,
+    pub(crate) network_id: String,
     /// Endpoint id, empty while stopped.
-    pub endpoint_id: String,
+    pub(crate) endpoint_id: String,
     /// IPv4 address without prefix, empty while stopped.
-    pub ip: String,
+    pub(crate) ip: String,
     /// Prefix length.
-    pub prefix: u8,
+    pub(crate) prefix: u8,
     /// Gateway.
-    pub gateway: String,
+    pub(crate) gateway: String,
     /// MAC address.
-    pub mac: String,
+    pub(crate) mac: String,
     /// IPv6 address, prefix length and gateway.
     pub ip6: Option<(String, u8, String)>,
     /// Aliases as asked for.
-    pub aliases: Vec<String>,
+    pub(crate) aliases: Vec<String>,
     /// Names answered by the resolver.
-    pub dns_names: Vec<String>,
+    pub(crate) dns_names: Vec<String>,
 }
 
 /// Health of a container.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Health {
+pub(crate) struct Health {
     /// `starting`, `healthy` or `unhealthy`.
-    pub status: String,
+    pub(crate) status: String,
     /// Failures in a row.
-    pub failing_streak: u32,
+    pub(crate) failing_streak: u32,
     /// The last five probes: start, end (ns), exit code, output.
-    pub log: Vec<(i64, i64, i64, String)>,
+    pub(crate) log: Vec<(i64, i64, i64, String)>,
 }
 
 /// An exec session as shown by `GET /exec/{id}/json`.
 #[derive(Clone, Debug)]
-pub struct ExecView {
+pub(crate) struct ExecView {
     /// Its id.
-    pub id: Id,
+    pub(crate) id: Id,
     /// The container's id.
-    pub container: Id,
+    pub(crate) container: Id,
     /// Host pid, 0 before it runs.
-    pub pid: i32,
+    pub(crate) pid: i32,
     /// Runs now.
-    pub running: bool,
+    pub(crate) running: bool,
     /// Exit code, once ended.
-    pub code: Option<i64>,
+    pub(crate) code: Option<i64>,
     /// The request it was made of.
-    pub body: berth_api::docker::exec::ExecBody,
+    pub(crate) body: berth_api::docker::exec::ExecBody,
 }
 
 /// Something that happened, for `GET /events` (Docker's actor, action, attributes).
 #[derive(Clone, Debug)]
-pub struct Event {
+pub(crate) struct Event {
     /// `container`, `image`, `network`, `volume`, `daemon`.
-    pub kind: &'static str,
+    pub(crate) kind: &'static str,
     /// `create`, `start`, `die`, …
-    pub action: String,
+    pub(crate) action: String,
     /// Id of the actor.
-    pub id: String,
+    pub(crate) id: String,
     /// Attributes, labels among them.
-    pub attributes: BTreeMap<String, String>,
+    pub(crate) attributes: BTreeMap<String, String>,
     /// Nanoseconds since the epoch.
-    pub at_ns: i64,
+    pub(crate) at_ns: i64,
 }
 
 /// Why the owner refused. `server::errors` maps each to a status; the texts are Docker's, because clients match them.
 #[derive(Clone, Debug, thiserror::Error)]
-pub enum Refusal {
+pub(crate) enum Refusal {
     /// 404.
     #[error("{0}")]
     NotFound(String),
@@ -337,7 +337,7 @@ pub enum Refusal {
 
 /// A command to the owner with the way to answer it.
 #[derive(Debug)]
-pub enum Command {
+pub(crate) enum Command {
     /// See [`Handle::create`].
     Create(Box<Create>, Answer<Created>),
     /// See [`Handle::start`].
@@ -384,7 +384,7 @@ pub enum Command {
 
 /// Commands about networks. A network is named by its name, its id or a unique prefix of that.
 #[derive(Debug)]
-pub enum NetworkCommand {
+pub(crate) enum NetworkCommand {
     /// All networks, the predefined ones among them; with `Containers` filled in.
     List(oneshot::Sender<Vec<Network>>),
     /// Make one.
@@ -399,7 +399,7 @@ pub enum NetworkCommand {
 
 /// Commands about volumes.
 #[derive(Debug)]
-pub enum VolumeCommand {
+pub(crate) enum VolumeCommand {
     /// All volumes, `UsageData.RefCount` filled in, size -1. Anonymous ones carry the label
     /// `com.docker.volume.anonymous`.
     List(oneshot::Sender<Vec<Volume>>),
@@ -410,32 +410,32 @@ pub enum VolumeCommand {
 }
 
 /// The way a command is answered.
-pub type Answer<T> = oneshot::Sender<Result<T, Refusal>>;
+pub(crate) type Answer<T> = oneshot::Sender<Result<T, Refusal>>;
 
 /// The API's and the units' end of the owner's queue.
 #[derive(Clone, Debug)]
-pub struct Handle {
+pub(crate) struct Handle {
     queue: mpsc::Sender<Command>,
     events: broadcast::Sender<Event>,
 }
 
 /// Commands waiting for the owner at most; a full queue makes the sender wait.
-pub const QUEUE_LENGTH: usize = 256;
+pub(crate) const QUEUE_LENGTH: usize = 256;
 
 impl Handle {
     /// A handle and the owner's end of the queue.
-    pub fn new(events: broadcast::Sender<Event>) -> (Self, mpsc::Receiver<Command>) {
+    pub(crate) fn new(events: broadcast::Sender<Event>) -> (Self, mpsc::Receiver<Command>) {
         let (queue, receiver) = mpsc::channel(QUEUE_LENGTH);
         (Self { queue, events }, receiver)
     }
 
     /// Events from now on.
-    pub fn events(&self) -> broadcast::Receiver<Event> {
+    pub(crate) fn events(&self) -> broadcast::Receiver<Event> {
         self.events.subscribe()
     }
 
     /// Tell of something that happened outside the owner (image pulled, removed, …).
-    pub fn announce(&self, event: Event) {
+    pub(crate) fn announce(&self, event: Event) {
         // No receiver is no error: nobody listens.
         let _ = self.events.send(event);
     }
@@ -452,117 +452,117 @@ impl Handle {
     }
 
     /// Make a container. The image must be present.
-    pub async fn create(&self, create: Create) -> Result<Created, Refusal> {
+    pub(crate) async fn create(&self, create: Create) -> Result<Created, Refusal> {
         self.ask(|answer| Command::Create(Box::new(create), answer)).await
     }
 
     /// Start it; answers when its program runs.
-    pub async fn start(&self, id: &str) -> Result<Changed, Refusal> {
+    pub(crate) async fn start(&self, id: &str) -> Result<Changed, Refusal> {
         self.ask(|answer| Command::Start(id.to_owned(), answer)).await
     }
 
     /// Stop it: its stop signal, then SIGKILL after the timeout; answers when it has ended.
-    pub async fn stop(&self, id: &str, timeout_s: Option<i64>, signal: Option<String>) -> Result<Changed, Refusal> {
+    pub(crate) async fn stop(&self, id: &str, timeout_s: Option<i64>, signal: Option<String>) -> Result<Changed, Refusal> {
         self.ask(|answer| Command::Stop(id.to_owned(), timeout_s, signal, answer)).await
     }
 
     /// Stop and start it.
-    pub async fn restart(&self, id: &str, timeout_s: Option<i64>, signal: Option<String>) -> Result<(), Refusal> {
+    pub(crate) async fn restart(&self, id: &str, timeout_s: Option<i64>, signal: Option<String>) -> Result<(), Refusal> {
         self.ask(|answer| Command::Restart(id.to_owned(), timeout_s, signal, answer)).await
     }
 
     /// Send it a signal.
-    pub async fn kill(&self, id: &str, signal: String) -> Result<(), Refusal> {
+    pub(crate) async fn kill(&self, id: &str, signal: String) -> Result<(), Refusal> {
         self.ask(|answer| Command::Kill(id.to_owned(), signal, answer)).await
     }
 
     /// Freeze (`true`) or thaw it.
-    pub async fn pause(&self, id: &str, freeze: bool) -> Result<(), Refusal> {
+    pub(crate) async fn pause(&self, id: &str, freeze: bool) -> Result<(), Refusal> {
         self.ask(|answer| Command::Pause(id.to_owned(), freeze, answer)).await
     }
 
     /// Give it another name.
-    pub async fn rename(&self, id: &str, name: String) -> Result<(), Refusal> {
+    pub(crate) async fn rename(&self, id: &str, name: String) -> Result<(), Refusal> {
         self.ask(|answer| Command::Rename(id.to_owned(), name, answer)).await
     }
 
     /// Remove it; a running one only with `force`. `volumes` removes its anonymous volumes.
-    pub async fn remove(&self, id: &str, force: bool, volumes: bool) -> Result<(), Refusal> {
+    pub(crate) async fn remove(&self, id: &str, force: bool, volumes: bool) -> Result<(), Refusal> {
         self.ask(|answer| Command::Remove(id.to_owned(), force, volumes, answer)).await
     }
 
     /// All containers, newest first.
-    pub async fn list(&self) -> Result<Vec<Arc<View>>, Refusal> {
+    pub(crate) async fn list(&self) -> Result<Vec<Arc<View>>, Refusal> {
         self.ask_plain(Command::List).await
     }
 
     /// One container by id, unique id prefix or name.
-    pub async fn view(&self, name: &str) -> Result<Arc<View>, Refusal> {
+    pub(crate) async fn view(&self, name: &str) -> Result<Arc<View>, Refusal> {
         self.ask(|answer| Command::View(name.to_owned(), answer)).await
     }
 
     /// Wait for its end; the outer result comes at once, the receiver when it happened.
-    pub async fn wait(&self, id: &str, until: WaitFor) -> Result<oneshot::Receiver<WaitEnd>, Refusal> {
+    pub(crate) async fn wait(&self, id: &str, until: WaitFor) -> Result<oneshot::Receiver<WaitEnd>, Refusal> {
         self.ask(|answer| Command::Wait(id.to_owned(), until, answer)).await
     }
 
     /// Attach to it; also before it is started.
-    pub async fn attach(&self, id: &str, request: AttachRequest) -> Result<Attachment, Refusal> {
+    pub(crate) async fn attach(&self, id: &str, request: AttachRequest) -> Result<Attachment, Refusal> {
         self.ask(|answer| Command::Attach(id.to_owned(), request, answer)).await
     }
 
     /// Resize its terminal.
-    pub async fn resize(&self, id: &str, rows: u16, columns: u16) -> Result<(), Refusal> {
+    pub(crate) async fn resize(&self, id: &str, rows: u16, columns: u16) -> Result<(), Refusal> {
         self.ask(|answer| Command::Resize(id.to_owned(), rows, columns, answer)).await
     }
 
     /// Read its log.
-    pub async fn logs(&self, id: &str, request: LogRequest) -> Result<mpsc::Receiver<LogLine>, Refusal> {
+    pub(crate) async fn logs(&self, id: &str, request: LogRequest) -> Result<mpsc::Receiver<LogLine>, Refusal> {
         self.ask(|answer| Command::Logs(id.to_owned(), request, answer)).await
     }
 
     /// Make an exec session in a running container.
-    pub async fn exec_create(&self, id: &str, create: ExecCreate) -> Result<Id, Refusal> {
+    pub(crate) async fn exec_create(&self, id: &str, create: ExecCreate) -> Result<Id, Refusal> {
         self.ask(|answer| Command::ExecCreate(id.to_owned(), Box::new(create), answer)).await
     }
 
     /// Start an exec session.
-    pub async fn exec_start(&self, exec: &str, start: ExecStart) -> Result<Option<Attachment>, Refusal> {
+    pub(crate) async fn exec_start(&self, exec: &str, start: ExecStart) -> Result<Option<Attachment>, Refusal> {
         self.ask(|answer| Command::ExecStart(exec.to_owned(), start, answer)).await
     }
 
     /// Look at an exec session.
-    pub async fn exec_view(&self, exec: &str) -> Result<ExecView, Refusal> {
+    pub(crate) async fn exec_view(&self, exec: &str) -> Result<ExecView, Refusal> {
         self.ask(|answer| Command::ExecView(exec.to_owned(), answer)).await
     }
 
     /// Resize an exec session's terminal.
-    pub async fn exec_resize(&self, exec: &str, rows: u16, columns: u16) -> Result<(), Refusal> {
+    pub(crate) async fn exec_resize(&self, exec: &str, rows: u16, columns: u16) -> Result<(), Refusal> {
         self.ask(|answer| Command::ExecResize(exec.to_owned(), rows, columns, answer)).await
     }
 
     /// Change resources and restart policy; answers with warnings.
-    pub async fn update(&self, id: &str, body: UpdateBody) -> Result<Vec<String>, Refusal> {
+    pub(crate) async fn update(&self, id: &str, body: UpdateBody) -> Result<Vec<String>, Refusal> {
         self.ask(|answer| Command::Update(id.to_owned(), Box::new(body), answer)).await
     }
 
     /// All networks.
-    pub async fn networks(&self) -> Result<Vec<Network>, Refusal> {
+    pub(crate) async fn networks(&self) -> Result<Vec<Network>, Refusal> {
         self.ask_plain(|answer| Command::Network(NetworkCommand::List(answer))).await
     }
 
     /// Make a network; answers with its id.
-    pub async fn network_create(&self, body: NetworkCreate) -> Result<Id, Refusal> {
+    pub(crate) async fn network_create(&self, body: NetworkCreate) -> Result<Id, Refusal> {
         self.ask(|answer| Command::Network(NetworkCommand::Create(Box::new(body), answer))).await
     }
 
     /// Remove a network.
-    pub async fn network_remove(&self, id: &str) -> Result<(), Refusal> {
+    pub(crate) async fn network_remove(&self, id: &str) -> Result<(), Refusal> {
         self.ask(|answer| Command::Network(NetworkCommand::Remove(id.to_owned(), answer))).await
     }
 
     /// Connect a container to a network.
-    pub async fn network_connect(
+    pub(crate) async fn network_connect(
         &self,
         network: &str,
         container: &str,
@@ -576,23 +576,23 @@ impl Handle {
     }
 
     /// Disconnect a container from a network.
-    pub async fn network_disconnect(&self, network: &str, container: &str, force: bool) -> Result<(), Refusal> {
+    pub(crate) async fn network_disconnect(&self, network: &str, container: &str, force: bool) -> Result<(), Refusal> {
         let (network, container) = (network.to_owned(), container.to_owned());
         self.ask(|answer| Command::Network(NetworkCommand::Disconnect(container, network, force, answer))).await
     }
 
     /// All volumes.
-    pub async fn volumes(&self) -> Result<Vec<Volume>, Refusal> {
+    pub(crate) async fn volumes(&self) -> Result<Vec<Volume>, Refusal> {
         self.ask_plain(|answer| Command::Volume(VolumeCommand::List(answer))).await
     }
 
     /// Make a volume.
-    pub async fn volume_create(&self, body: VolumeCreate) -> Result<Volume, Refusal> {
+    pub(crate) async fn volume_create(&self, body: VolumeCreate) -> Result<Volume, Refusal> {
         self.ask(|answer| Command::Volume(VolumeCommand::Create(Box::new(body), answer))).await
     }
 
     /// Remove a volume.
-    pub async fn volume_remove(&self, name: &str, force: bool) -> Result<(), Refusal> {
+    pub(crate) async fn volume_remove(&self, name: &str, force: bool) -> Result<(), Refusal> {
         self.ask(|answer| Command::Volume(VolumeCommand::Remove(name.to_owned(), force, answer))).await
     }
 }

@@ -27,7 +27,7 @@ pub(crate) fn line(level: Level, text: fmt::Arguments<'_>) {
     let ring = RING.get_or_init(|| OpenOptions::new().write(true).open("/dev/kmsg").ok());
     // Nothing is left to tell of a failure here.
     let _ = match ring {
-        Some(mut ring) => ring.write_all(text.as_bytes()),
+        Some(ring) => { &*ring }.write_all(text.as_bytes()),
         None => std::io::stderr().write_all(text.as_bytes()),
     };
 }

@@ -1,2 +1,65 @@
-//! Placeholder.
-fn main() {}
+//! The agent: reads the machine file, keeps the containers it asks for running, and answers the Docker Engine API.
+//!
+//! One task, the owner, changes the state of containers; everything else sends it [`command`]s. Killing the agent at
+//! any moment loses nothing: init keeps exits and descriptors, the state disk keeps records and logs.
+//!
+//! In reading order: [`config`] (the machine file), [`command`] (what may be asked), [`phase`] and [`restart`] (pure
+//! rules), [`store`], [`volumes`], [`networks`], [`images`], [`logs`] (what containers are made of), [`create`],
+//! [`start`], [`owner`] (their life), [`units`], [`host`], [`server`], [`boot`] (all of it put together).
+
+mod boot;
+mod command;
+mod config;
+mod create;
+mod host;
+mod id;
+mod images;
+mod init_link;
+mod launcher;
+mod log;
+mod logs;
+mod networks;
+mod owner;
+mod phase;
+mod readiness;
+mod restart;
+mod server;
+mod slots;
+mod start;
+mod store;
+mod tls;
+mod units;
+mod volumes;
+
+/// Threads that run tasks: the machine's CPUs belong to containers.
+const WORKERS: usize = 2;
+/// Threads for what blocks: starts, clean-up, file work of pulls.
+const BLOCKING: usize = 16;
+/// Stack of each thread in bytes. Nothing here recurses over outside data.
+const STACK: usize = 512 << 10;
+
+fn main() -> std::process::ExitCode {
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(WORKERS)
+        .max_blocking_threads(BLOCKING)
+        .thread_stack_size(STACK)
+        .enable_all()
+        .build();
+    let outcome = match runtime {
+        Ok(runtime) => runtime.block_on(async {
+            // On a worker, so that what blocks may step aside.
+            match tokio::spawn(boot::run()).await {
+                Ok(outcome) => outcome.map_err(|error| log::chain(&error)),
+                Err(error) => Err(error.to_string()),
+            }
+        }),
+        Err(error) => Err(format!("start threads: {error}")),
+    };
+    match outcome {
+        Ok(()) => std::process::ExitCode::SUCCESS,
+        Err(error) => {
+            log::error!("{error}");
+            std::process::ExitCode::FAILURE
+        }
+    }
+}

@@ -8,6 +8,7 @@ use std::path::Path;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 
+use super::fallback::{self, LAST_GOOD};
 use super::file::{self, FILE_MAX, FileError, Machine};
 
 /// Built into the root image.
@@ -25,7 +26,7 @@ pub(crate) struct Loaded {
     pub(crate) source: String,
     /// Its text, empty for the defaults.
     pub(crate) text: String,
-    /// What it says; the defaults when it is broken.
+    /// What it says; when it is broken, the last good file or what can be read of it.
     pub(crate) machine: Machine,
     /// Why it is not in force.
     pub(crate) error: Option<FileError>,
@@ -45,10 +46,20 @@ fn load_from(root: &Path) -> Loaded {
         let machine = Machine::default();
         return Loaded { source: "defaults".to_owned(), text: String::new(), machine, error: None };
     };
-    match text.and_then(|text| Ok((file::parse(&text, &source)?, text))) {
-        Ok((machine, text)) => Loaded { source, text, machine, error: None },
-        Err(error) => Loaded { source, text: String::new(), machine: Machine::default(), error: Some(error) },
-    }
+    let kept = under(LAST_GOOD);
+    let (text, error) = match text {
+        Err(error) => (String::new(), error),
+        Ok(text) => match file::parse(&text, &source) {
+            Ok(machine) => {
+                // Not kept (full disk): the next broken file is salvaged instead, continuing.
+                let _ = fallback::remember(&kept, &text);
+                return Loaded { source, text, machine, error: None };
+            }
+            Err(error) => (text, error),
+        },
+    };
+    let machine = fallback::last_good(&kept).unwrap_or_else(|| fallback::salvage(&text));
+    Loaded { source, text: String::new(), machine, error: Some(error) }
 }
 
 type Found = (String, Result<String, FileError>);
@@ -131,6 +142,15 @@ mod tests {
         for (files, name) in cases {
             assert_eq!(load_from(root_with(files).path()).machine.name, name);
         }
+    }
+
+    #[test]
+    fn a_broken_file_leaves_the_last_good_one_in_force() {
+        let root = root_with(&[(FIRMWARE, &named("good")), (LAST_GOOD, "")]);
+        assert_eq!(load_from(root.path()).machine.name, "good");
+        std::fs::write(root.path().join(FIRMWARE.trim_start_matches('/')), "version = 1\nhots = 2\n").expect("a file");
+        let loaded = load_from(root.path());
+        assert_eq!((loaded.machine.name.as_str(), loaded.error.is_some()), ("good", true));
     }
 
     #[test]

@@ -298,7 +298,7 @@ mod tests {
     fn the_definition_changes_with_any_setting_and_only_then() {
         let unit = |text: &str| {
             let text = format!("version = 1\n[[container]]\nname = \"web\"\nimage = \"demo\"\n{text}");
-            super::super::parse(&text, "f").expect("a legal file").units.remove(0).definition
+            super::super::file::parse(&text, "f").expect("a legal file").units.remove(0).definition
         };
         assert_eq!(unit(""), unit("# comment\n"));
         assert_ne!(unit(""), unit("ports = [\"80:80\"]\n"));

@@ -1,0 +1,59 @@
+//! From a compressed tar stream to a tree in overlay format.
+//!
+//! One pass: the bytes are inflated, hashed and written as they come. The stream is hostile until its digest is
+//! known, and the tree is committed only after that. The border of this module is bytes in, a tree out by
+//! descriptor: it opens no path of its own.
+//!
+//! Rooms: `header`, `pax`, `tar` (reading), `path` (what names mean), `tree` (where they go), `attributes`,
+//! `extract` (writing), `implied` (directories an archive left out), `stream` (inflating and hashing).
+
+mod attributes;
+mod error;
+mod extract;
+mod header;
+mod implied;
+mod path;
+mod pax;
+mod stream;
+mod tar;
+#[cfg(test)]
+mod tests;
+mod tree;
+
+use std::io::BufRead;
+use std::os::fd::OwnedFd;
+
+pub use error::UnpackError;
+pub use extract::Outcome;
+pub use implied::adopt;
+
+use crate::digest::Digest;
+use crate::manifest::Compression;
+
+/// What is known about a layer before its bytes come.
+#[derive(Clone, Copy, Debug)]
+pub struct Expected<'a> {
+    /// How it is packed.
+    pub compression: Compression,
+    /// Bytes of the packed form.
+    pub size: u64,
+    /// Digest of the tar stream; only its hash function is used here, the caller compares.
+    pub diff_id: &'a Digest,
+    /// Nothing is below the layer, so whiteouts have nothing to hide and are not made.
+    pub lowest: bool,
+}
+
+/// Unpacks `source` into the empty directory `root`. Returns the digest of the tar stream too.
+///
+/// On an error the tree is in some state between and must be deleted.
+pub fn unpack(
+    source: impl BufRead,
+    root: OwnedFd,
+    expected: &Expected<'_>,
+) -> Result<(Digest, Outcome), UnpackError> {
+    let stream = stream::TarStream::new(source, expected.compression, expected.size, expected.diff_id)?;
+    let mut reader = tar::Tar::new(stream);
+    let outcome = extract::extract(&mut reader, root, expected.lowest)?;
+    let digest = reader.into_source().finish()?;
+    Ok((digest, outcome))
+}

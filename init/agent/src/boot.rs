@@ -1,0 +1,273 @@
+//! The agent's start, as a list of steps. Those that may fail leave the machine reachable with an error in the log and
+//! in the host status; only the link to init, the state directory and the cgroup tree must succeed.
+
+use std::io;
+use std::net::SocketAddr;
+use std::os::fd::OwnedFd;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use berth_net::host::InterfaceConfig;
+use berth_net::resolver::Resolver;
+use berth_net::{host as net_host, sntp};
+use rustix::fs::{Mode, OFlags};
+use tokio::net::TcpListener;
+use tokio::sync::{broadcast, watch};
+
+use crate::command::Handle;
+use crate::config::{self, Loaded, Machine};
+use crate::host::{self, Board, Host};
+use crate::images::{Images, ImagesError};
+use crate::init_link::{self, Init};
+use crate::launcher::Slots;
+use crate::logs::Copier;
+use crate::networks::Networks;
+use crate::owner::Owner;
+use crate::server::{self, Api, listen};
+use crate::start::Machinery;
+use crate::store::{Store, StoreError};
+use crate::volumes::Volumes;
+use crate::{tls, units};
+
+/// State of the agent.
+const STATE: &str = "/var/lib/berth";
+/// What need not survive a boot.
+const RUN: &str = "/run/berth";
+/// The API's socket inside the machine.
+const SOCKET: &str = "/run/docker.sock";
+/// The machine's resolv.conf.
+const RESOLV: &str = "/run/berth/resolv.conf";
+/// Parent of all containers' cgroups; made by init.
+const CGROUPS: &str = "/sys/fs/cgroup/docker";
+/// Events waiting for a slow listener; then it misses some and is told.
+const EVENTS: usize = 1024;
+/// Between two looks at a clock that is right.
+const CLOCK_INTERVAL: Duration = Duration::from_secs(3600);
+/// Between two tries while no time server answers.
+const CLOCK_RETRY: Duration = Duration::from_secs(60);
+
+/// Why the agent cannot work at all.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum BootError {
+    /// The kernel or init refused.
+    #[error("{0}")]
+    Io(&'static str, #[source] io::Error),
+    /// Containers' records.
+    #[error("open the containers' store")]
+    Store(#[source] StoreError),
+    /// Images.
+    #[error("open the images")]
+    Images(#[source] ImagesError),
+    /// The host's network.
+    #[error("start the host network")]
+    Network(#[source] net_host::StartError),
+    /// The owner ended.
+    #[error("init closed its socket")]
+    Orphaned,
+}
+
+/// Runs the agent for ever.
+pub(crate) async fn run() -> Result<(), BootError> {
+    let board = Board::default();
+    board.phase("agent started");
+    let socket = init_link::inherited().map_err(|error| BootError::Io("take the control socket", error))?;
+    let connected = tokio::task::block_in_place(|| init_link::connect(socket));
+    let (init, kept) = connected.map_err(|error| BootError::Io("greet init", error))?;
+    for dir in [STATE, &format!("{STATE}/net"), RUN] {
+        std::fs::create_dir_all(dir).map_err(|error| BootError::Io("make the state directory", error))?;
+    }
+    let loaded = Arc::new(config::load());
+    report(&loaded);
+    name_host(&loaded.machine);
+
+    let network = net_host::start(network_config(&loaded.machine), Path::new(&format!("{STATE}/net")));
+    let mut network = network.map_err(BootError::Network)?;
+    follow_network(&mut network, board.clone());
+    let resolver = Resolver::new(network.upstreams());
+
+    let starts = kept.services.iter().find(|service| service.service == "agent").map_or(1, |agent| agent.starts);
+    let (machinery, images) = machinery(&init, &loaded, resolver)?;
+    let boot = host::boot_id().map_err(|error| BootError::Io("read the boot id", error))?;
+    let copier = Copier::start().map_err(|error| BootError::Io("start the log thread", error))?;
+    let (events, _) = broadcast::channel(EVENTS);
+    let mut owner = Owner::new(machinery.clone(), copier, boot, starts <= 1, events.clone());
+    let happenings = owner.happenings();
+    let recovered = owner.recover(kept);
+    let networks = machinery.networks.clone();
+    networks.clone().prepare().await;
+    board.phase("networks ready");
+    owner.start_recovered(&recovered);
+
+    let (handle, commands) = Handle::new(events);
+    let from_init = init.listen().map_err(|error| BootError::Io("listen to init", error))?;
+    let owner = tokio::spawn(owner.run(commands, from_init));
+
+    let machine = Host {
+        config: loaded.clone(),
+        board: board.clone(),
+        network: network.status(),
+        owner: happenings,
+        id: host::machine_id(),
+    };
+    let (ready, is_ready) = watch::channel(false);
+    tokio::spawn(init.clone().heartbeat(is_ready));
+    let api = Api::new(handle.clone(), images.store().clone(), images.puller().clone(), Arc::new(machine));
+    serve(&loaded.machine, &api).await;
+    ready.send_replace(true);
+    board.phase("api ready");
+
+    tokio::task::spawn_blocking({
+        let slots = machinery.slots.clone();
+        move || slots.fill()
+    });
+    tokio::spawn(keep_time(network.status()));
+    // A broken or missing file says nothing about which containers shall not be.
+    let complete = loaded.error.is_none() && !loaded.text.is_empty();
+    tokio::spawn(units::run(loaded.machine.units.clone(), complete, handle, images, board));
+    // The owner lives as long as anything else; its end is the agent's.
+    owner.await.map_err(|error| BootError::Io("run the owner", io::Error::other(error)))?;
+    Err(BootError::Orphaned)
+}
+
+fn report(loaded: &Loaded) {
+    match &loaded.error {
+        None => crate::log::info!("machine file from {}", loaded.source),
+        Some(error) => crate::log::error!("machine file: {error}; the defaults are in force"),
+    }
+}
+
+fn name_host(machine: &Machine) {
+    if let Err(error) = rustix::system::sethostname(machine.name.as_bytes()) {
+        crate::log::warning!("host name: {error}, continuing");
+    }
+}
+
+fn network_config(machine: &Machine) -> net_host::Config {
+    let wanted = &machine.network;
+    let mut interfaces = Vec::new();
+    for interface in &wanted.interfaces {
+        let addresses = interface.addresses.iter().filter_map(|(ip, prefix)| berth_net::IpNet::new(*ip, *prefix).ok());
+        // Every text is a match, so this never falls back.
+        let matches = interface.matches.parse().unwrap_or(net_host::Match::Any);
+        interfaces.push(InterfaceConfig {
+            matches,
+            dhcp4: interface.dhcp,
+            router_advertisements: interface.dhcp,
+            addresses: addresses.collect(),
+            gateways: interface.gateway.into_iter().collect(),
+            mtu: None,
+        });
+    }
+    if interfaces.is_empty() {
+        interfaces.push(InterfaceConfig::automatic());
+    }
+    net_host::Config {
+        hostname: Some(machine.name.clone()),
+        dns: wanted.dns.clone(),
+        search: wanted.search.clone(),
+        interfaces,
+    }
+}
+
+/// Logs what the network does, and keeps resolv.conf.
+fn follow_network(network: &mut net_host::Handle, board: Board) {
+    if let Some(mut events) = network.take_events() {
+        tokio::spawn(async move {
+            while let Some(event) = events.recv().await {
+                crate::log::info!("network: {event}");
+            }
+        });
+    }
+    let mut status = network.status();
+    tokio::spawn(async move {
+        let mut online = false;
+        loop {
+            let (text, now) = {
+                let status = status.borrow_and_update();
+                (status.resolv_conf(), status.is_online())
+            };
+            if let Err(error) = crate::store::write_durably(Path::new(RESOLV), text.as_bytes()) {
+                crate::log::warning!("{RESOLV}: {error}, continuing");
+            }
+            if now && !online {
+                board.phase("network online");
+                online = true;
+            }
+            if status.changed().await.is_err() {
+                return;
+            }
+        }
+    });
+}
+
+fn machinery(init: &Init, loaded: &Loaded, resolver: Resolver) -> Result<(Machinery, Images), BootError> {
+    let state = Path::new(STATE);
+    let store = Store::open(&state.join("containers")).map_err(BootError::Store)?;
+    let volumes = Volumes::open(&state.join("volumes")).map_err(|error| BootError::Io("open the volumes", error))?;
+    let networks = Networks::open(&state.join("networks")).map_err(|error| BootError::Io("open the networks", error))?;
+    let registries = &loaded.machine.registries;
+    let images = Images::open(&state.join("image"), Path::new(RUN), registries, resolver).map_err(BootError::Images)?;
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let cgroups: OwnedFd = rustix::fs::open(CGROUPS, flags, Mode::empty())
+        .map_err(|error| BootError::Io("open the containers' cgroup", error.into()))?;
+    let machinery = Machinery {
+        init: init.clone(),
+        slots: Slots::default(),
+        networks: Arc::new(networks),
+        volumes: Arc::new(volumes),
+        images: images.store().clone(),
+        store,
+        cgroups: Arc::new(cgroups),
+    };
+    Ok((machinery, images))
+}
+
+/// Opens the API's sockets. One that fails does not stop the other.
+async fn serve(machine: &Machine, api: &Arc<Api>) {
+    match listen::bind_unix(Path::new(SOCKET)) {
+        Ok(listener) => {
+            tokio::spawn(listen::serve_unix(listener, api.clone()));
+            crate::log::info!("api ready on {SOCKET}");
+        }
+        Err(error) => crate::log::error!("{SOCKET}: {error}"),
+    }
+    let Some(client_ca) = &machine.api.client_ca else {
+        crate::log::info!("no client_ca in the machine file: the api does not listen on TCP");
+        return;
+    };
+    let address: SocketAddr = machine.api.listen;
+    let config = tls::server(machine, Path::new(&format!("{STATE}/tls")))
+        .map_err(|error| crate::log::chain(&error))
+        .and_then(|(cert, key)| {
+            listen::mutual_tls(client_ca, &cert, &key).map_err(|error| crate::log::chain(&error))
+        });
+    let config = match config {
+        Ok(config) => config,
+        Err(error) => return crate::log::error!("api on {address}: {error}"),
+    };
+    match TcpListener::bind(address).await {
+        Ok(listener) => {
+            tokio::spawn(server::listen::serve_tls(listener, config, api.clone()));
+            crate::log::info!("api ready on {address}");
+        }
+        Err(error) => crate::log::error!("api on {address}: {error}"),
+    }
+}
+
+/// Keeps the clock true, when the network names a time server.
+async fn keep_time(mut status: watch::Receiver<net_host::Status>) {
+    loop {
+        let servers = status.borrow_and_update().ntp.clone();
+        let mut wait = CLOCK_RETRY;
+        for server in servers {
+            let Ok(sample) = sntp::query(SocketAddr::new(server, 123)).await else { continue };
+            match sntp::adjust(&sample) {
+                Ok(_) => wait = CLOCK_INTERVAL,
+                Err(error) => crate::log::warning!("clock: {error}, continuing"),
+            }
+            break;
+        }
+        let _ = tokio::time::timeout(wait, status.changed()).await;
+    }
+}

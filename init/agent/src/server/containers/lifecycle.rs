@@ -1,0 +1,172 @@
+//! Start, stop, and what else changes a container as a whole.
+
+use berth_api::docker::containers::{PruneAnswer, UpdateAnswer, UpdateBody};
+use hyper::StatusCode;
+
+use super::filters::Filters;
+use super::validate;
+use crate::command::{Changed, State, View};
+use crate::server::errors::ApiError;
+use crate::server::request::Request;
+use crate::server::respond;
+use crate::server::routes::Answer;
+use crate::server::time;
+
+/// The text of 409 for what needs a running container.
+pub(crate) fn not_running(id: &str) -> ApiError {
+    ApiError::conflict(format!("container {id} is not running"))
+}
+
+/// Whether its processes exist.
+pub(crate) fn is_running(view: &View) -> bool {
+    matches!(view.state, State::Running { .. })
+}
+
+fn status(changed: Changed) -> StatusCode {
+    match changed {
+        Changed::Yes => StatusCode::NO_CONTENT,
+        Changed::No => StatusCode::NOT_MODIFIED,
+    }
+}
+
+pub(crate) async fn start(mut request: Request, name: &str) -> Answer {
+    // Old clients send a HostConfig here; it was dropped from the API before our oldest version.
+    request.bytes(crate::server::request::MAX_JSON_BYTES).await?;
+    let view = request.api.owner.view(name).await?;
+    Ok(respond::empty(status(request.api.owner.start(&view.id).await?)))
+}
+
+pub(crate) async fn stop(request: Request, name: &str) -> Answer {
+    let timeout_s = request.query.integer("t")?;
+    let signal = request.query.text("signal").map(str::to_owned);
+    let view = request.api.owner.view(name).await?;
+    Ok(respond::empty(status(request.api.owner.stop(&view.id, timeout_s, signal).await?)))
+}
+
+pub(crate) async fn restart(request: Request, name: &str) -> Answer {
+    let timeout_s = request.query.integer("t")?;
+    let signal = request.query.text("signal").map(str::to_owned);
+    let view = request.api.owner.view(name).await?;
+    request.api.owner.restart(&view.id, timeout_s, signal).await?;
+    Ok(respond::empty(StatusCode::NO_CONTENT))
+}
+
+pub(crate) async fn kill(request: Request, name: &str) -> Answer {
+    let signal = request.query.text("signal").unwrap_or("SIGKILL").to_owned();
+    let prefix = |error: ApiError| {
+        if error.message.starts_with("cannot kill container") {
+            return error;
+        }
+        ApiError::new(error.status, format!("cannot kill container: {name}: {}", error.message))
+    };
+    let view = request.api.owner.view(name).await?;
+    if !validate::is_signal(&signal) {
+        return Err(prefix(ApiError::invalid(format!("invalid signal: {signal}"))));
+    }
+    if !is_running(&view) {
+        return Err(prefix(not_running(&view.id)));
+    }
+    request.api.owner.kill(&view.id, signal).await.map_err(|refusal| prefix(refusal.into()))?;
+    Ok(respond::empty(StatusCode::NO_CONTENT))
+}
+
+pub(crate) async fn pause(request: Request, name: &str, freeze: bool) -> Answer {
+    let view = request.api.owner.view(name).await?;
+    match (freeze, &view.state) {
+        (true, State::Running { paused: true, .. }) => {
+            return Err(ApiError::conflict(format!("container {} is already paused", view.id)));
+        }
+        (true, State::Restarting { .. }) => {
+            return Err(ApiError::conflict(format!(
+                "container {} is restarting, wait until the container is running",
+                view.id
+            )));
+        }
+        (true, State::Running { .. }) | (false, State::Running { paused: true, .. }) => {}
+        (true, _) => return Err(not_running(&view.id)),
+        (false, _) => return Err(ApiError::failed(format!("Container {} is not paused", view.id))),
+    }
+    request.api.owner.pause(&view.id, freeze).await?;
+    Ok(respond::empty(StatusCode::NO_CONTENT))
+}
+
+pub(crate) async fn rename(request: Request, name: &str) -> Answer {
+    let wanted = request.query.text("name").unwrap_or_default();
+    let wanted = wanted.strip_prefix('/').unwrap_or(wanted);
+    if wanted.is_empty() {
+        return Err(ApiError::invalid("Neither old nor new names may be empty"));
+    }
+    let view = request.api.owner.view(name).await?;
+    let prefix = |error: ApiError| {
+        ApiError::new(error.status, format!("Error when allocating new name: {}", error.message))
+    };
+    validate::name(wanted).map_err(prefix)?;
+    if view.name == wanted {
+        return Err(ApiError::invalid("Renaming a container with the same name as its current name"));
+    }
+    request.api.owner.rename(&view.id, wanted.to_owned()).await.map_err(|refusal| match refusal.into() {
+        error @ ApiError { status: StatusCode::CONFLICT, .. } if !error.message.starts_with("Error when") => {
+            prefix(error)
+        }
+        error => error,
+    })?;
+    Ok(respond::empty(StatusCode::NO_CONTENT))
+}
+
+pub(crate) async fn update(mut request: Request, name: &str) -> Answer {
+    let body: UpdateBody = request.json().await?;
+    validate::resources(&body, true)?;
+    validate::restart_policy(&body.restart_policy)?;
+    let view = request.api.owner.view(name).await?;
+    let warnings = request.api.owner.update(&view.id, body).await?;
+    Ok(respond::ok(&UpdateAnswer { warnings: (!warnings.is_empty()).then_some(warnings) }))
+}
+
+pub(crate) async fn remove(request: Request, name: &str) -> Answer {
+    let (force, volumes) = (request.query.flag("force"), request.query.flag("v"));
+    if request.query.flag("link") {
+        return Err(ApiError::unsupported("links between containers are not offered"));
+    }
+    let view = request.api.owner.view(name).await?;
+    if !force {
+        let state = match &view.state {
+            State::Running { paused: true, .. } => Some("paused"),
+            State::Running { .. } => Some("running"),
+            State::Restarting { .. } => Some("restarting"),
+            State::Created { .. } | State::Exited(_) | State::Removing => None,
+        };
+        if let Some(state) = state {
+            let advice = match state {
+                "paused" => "unpause and then stop the container before removing or force remove",
+                _ => "stop the container before removing or force remove",
+            };
+            return Err(ApiError::conflict(format!(
+                "cannot remove container {name:?}: container is {state}: {advice}"
+            )));
+        }
+    }
+    if view.state == State::Removing {
+        return Err(ApiError::conflict(format!("removal of container {name} is already in progress")));
+    }
+    request.api.owner.remove(&view.id, force, volumes).await?;
+    Ok(respond::empty(StatusCode::NO_CONTENT))
+}
+
+pub(crate) async fn prune(request: Request) -> Answer {
+    let filters = Filters::parse(request.query.get("filters"), &["until", "label", "label!"])?;
+    let until_ns = filters.until_ns(time::now_ns())?;
+    let mut deleted = Vec::new();
+    for view in request.api.owner.list().await? {
+        let ended = matches!(view.state, State::Created { .. } | State::Exited(_));
+        let labels = view.config.labels.as_ref();
+        if !ended || until_ns.is_some_and(|until| view.created_ns > until) || !filters.labels_match(labels) {
+            continue;
+        }
+        // One that was started or removed meanwhile is none of ours any more.
+        if request.api.owner.remove(&view.id, false, false).await.is_ok() {
+            deleted.push(view.id.clone());
+        }
+    }
+    let containers_deleted = (!deleted.is_empty()).then_some(deleted);
+    Ok(respond::ok(&PruneAnswer { containers_deleted, space_reclaimed: 0 }))
+}

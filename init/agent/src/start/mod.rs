@@ -1,0 +1,246 @@
+//! From a container's record to a running process, in visible steps, each undone when a later one fails.
+//!
+//! Everything here blocks and runs on a blocking thread; the owner gets the result as a message.
+
+mod bounds;
+mod error;
+mod etc;
+mod mounts;
+mod plan;
+mod streams;
+
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Arc;
+
+use berth_image::Store as ImageStore;
+use berth_runtime::cgroup::Group;
+
+pub(crate) use bounds::{check as check_bounds, limits};
+pub(crate) use error::StartError;
+pub(crate) use mounts::resolve as resolve_mounts;
+pub(crate) use plan::{environment, program, user_process};
+pub(crate) use streams::{Ends, input_name, pipes, streams_name};
+
+use crate::init_link::Init;
+use crate::launcher::{self, OwnedSlot, Slots};
+use crate::networks::{Networks, Wanted, wanted_ports};
+use crate::store::{Attempt, EndpointRecord, Record, Store};
+use crate::volumes::Volumes;
+
+/// What starting needs of the machine.
+#[derive(Clone)]
+pub(crate) struct Machinery {
+    /// init.
+    pub(crate) init: Init,
+    /// Namespaces.
+    pub(crate) slots: Slots,
+    /// Networks.
+    pub(crate) networks: Arc<Networks>,
+    /// Volumes.
+    pub(crate) volumes: Arc<Volumes>,
+    /// Images.
+    pub(crate) images: ImageStore,
+    /// Containers' directories.
+    pub(crate) store: Store,
+    /// The cgroup that containers' cgroups are made in.
+    pub(crate) cgroups: Arc<OwnedFd>,
+}
+
+/// Network namespace of another container, for `--network container:…`.
+#[derive(Debug)]
+pub(crate) struct Joined {
+    /// Pidfd of that container's first process.
+    pub(crate) pidfd: OwnedFd,
+    /// Its pid.
+    pub(crate) pid: i32,
+    /// Its `/etc` files.
+    pub(crate) id: String,
+}
+
+/// A container that runs.
+#[derive(Debug)]
+pub(crate) struct Launched {
+    /// Host pid.
+    pub(crate) pid: i32,
+    /// Its pidfd.
+    pub(crate) pidfd: OwnedFd,
+    /// Our ends of its streams.
+    pub(crate) ends: Ends,
+    /// Its cgroup.
+    pub(crate) group: Group,
+    /// First host id of its user namespace.
+    pub(crate) base: Option<u32>,
+    /// Its places in networks, by network name.
+    pub(crate) endpoints: Vec<(String, EndpointRecord)>,
+}
+
+/// Starts run `attempt.run` of a container.
+pub(crate) fn start(
+    machinery: &Machinery,
+    record: &Record,
+    attempt: &Attempt,
+    joined: Option<Joined>,
+) -> Result<Launched, StartError> {
+    let mut undo = Undo { machinery, record, run: attempt.run, group: None, base: None };
+    match start_steps(machinery, record, attempt, joined, &mut undo) {
+        Ok(launched) => Ok(launched),
+        Err(error) => {
+            undo.all();
+            Err(error)
+        }
+    }
+}
+
+fn start_steps(
+    machinery: &Machinery,
+    record: &Record,
+    attempt: &Attempt,
+    joined: Option<Joined>,
+    undo: &mut Undo<'_>,
+) -> Result<Launched, StartError> {
+    let image = machinery.images.find(&record.image_id).map_err(|error| StartError::image(&error))?;
+    let lease = machinery.images.hold(&image);
+    let layers = machinery.images.layer_dirs(&image);
+
+    let group = Group::create(machinery.cgroups.as_fd(), &record.id).map_err(StartError::io("cgroup"))?;
+    group.set(&limits(record)).map_err(StartError::io("cgroup"))?;
+    undo.group = Group::open(machinery.cgroups.as_fd(), &record.id).ok();
+
+    let slot = slot(machinery, record)?;
+    undo.base = slot.as_ref().map(|slot| slot.base);
+
+    let endpoints = network(machinery, record, slot.as_ref(), joined.as_ref())?;
+    let etc = match &joined {
+        Some(joined) => machinery.store.dir(&joined.id).join("etc"),
+        None => etc::write(&machinery.store.dir(&record.id), record, &endpoints).map_err(StartError::io("etc"))?,
+    };
+    let streams = streams::make(record, undo.base).map_err(StartError::io("streams"))?;
+    streams.keep(&machinery.init, &record.id, attempt.run).map_err(StartError::io("streams"))?;
+
+    let places = plan::Places {
+        name: record.process_name(attempt.run),
+        group: &group,
+        slot: slot.as_ref(),
+        joined: joined.as_ref(),
+        layers: &layers,
+        dir: machinery.store.dir(&record.id),
+        etc,
+        volumes: &machinery.volumes,
+    };
+    let (plan, fds) = plan::build(record, &places, &streams)?;
+    let fds: Vec<_> = fds.iter().map(AsFd::as_fd).collect();
+    let started = launcher::connect()
+        .and_then(|mut launcher| launcher.launch(&plan, &fds))
+        .map_err(|error| StartError::launch(error, &record.args))?;
+    drop(lease);
+    let ends = streams.started(started.terminal, &machinery.init, &record.id, attempt.run)?;
+    let base = slot.map(|slot| slot.base);
+    Ok(Launched { pid: started.pid, pidfd: started.pidfd, ends, group, base, endpoints })
+}
+
+fn slot(machinery: &Machinery, record: &Record) -> Result<Option<OwnedSlot>, StartError> {
+    if plan::host_users(record) {
+        return Ok(None);
+    }
+    machinery.slots.take().map(Some).map_err(|error| StartError::failed(crate::log::chain(&error)))
+}
+
+/// Gives the container its networks, as its mode says.
+fn network(
+    machinery: &Machinery,
+    record: &Record,
+    slot: Option<&OwnedSlot>,
+    joined: Option<&Joined>,
+) -> Result<Vec<(String, EndpointRecord)>, StartError> {
+    let Some(slot) = slot.filter(|_| joined.is_none()) else { return Ok(Vec::new()) };
+    if record.host_config.network_mode == "host" {
+        return Ok(Vec::new());
+    }
+    if record.networks.is_empty() || record.config.network_disabled {
+        berth_net::veth::prepare(slot.slot.net.as_fd()).map_err(|error| StartError::network(&error))?;
+        return Ok(Vec::new());
+    }
+    let mut ports = wanted_ports(&record.config, &record.host_config).map_err(StartError::failed)?;
+    let mut endpoints = Vec::new();
+    for (number, (network, settings)) in record.networks.iter().enumerate() {
+        let ip = settings.ipam_config.as_ref().and_then(|ipam| ipam.ipv4_address.parse().ok());
+        let mac = settings.mac_address.parse().or_else(|_| record.config.mac_address.parse()).ok();
+        let wanted = Wanted {
+            container: record.id.clone(),
+            name: record.name.clone(),
+            network: network.clone(),
+            interface: format!("eth{number}"),
+            ip,
+            mac,
+            gateway: number == 0,
+            ports: std::mem::take(&mut ports),
+        };
+        let place = machinery.networks.connect(&wanted, slot.slot.net.as_fd());
+        endpoints.push((network.clone(), place.map_err(|error| StartError::network(&error))?));
+    }
+    Ok(endpoints)
+}
+
+/// What a failed start leaves, and a run that ended.
+struct Undo<'a> {
+    machinery: &'a Machinery,
+    record: &'a Record,
+    run: u32,
+    group: Option<Group>,
+    base: Option<u32>,
+}
+
+impl Undo<'_> {
+    fn all(self) {
+        clean(self.machinery, &self.record.id, self.group, self.base);
+        forget_streams(&self.machinery.init, &self.record.id, self.run);
+    }
+}
+
+/// Has init close a run's streams.
+pub(crate) fn forget_streams(init: &Init, id: &str, run: u32) {
+    init.remove(&streams_name(id, run));
+    init.remove(&input_name(id, run));
+}
+
+/// Removes what a run leaves in the kernel: processes, cgroup, interfaces, addresses, ids.
+pub(crate) fn clean(machinery: &Machinery, id: &str, group: Option<Group>, base: Option<u32>) {
+    if let Some(group) = group
+        && let Err(error) = remove_group(&group)
+    {
+        crate::log::warning!("cgroup of {}: {error}, continuing", crate::id::short(id));
+    }
+    machinery.networks.disconnect(id);
+    if let Some(base) = base {
+        machinery.slots.release(base);
+    }
+}
+
+/// How long killed processes may take to go: they may sit in a disk wait.
+const GONE_TIMEOUT: std::time::Duration = std::time::Duration::from_secs(10);
+
+fn remove_group(group: &Group) -> std::io::Result<()> {
+    if group.populated()? {
+        group.kill()?;
+        wait_until_empty(group)?;
+    }
+    group.remove()
+}
+
+fn wait_until_empty(group: &Group) -> std::io::Result<()> {
+    use rustix::event::{PollFd, PollFlags, Timespec, poll};
+    let events = group.events()?;
+    let deadline = std::time::Instant::now() + GONE_TIMEOUT;
+    while group.populated()? {
+        let left = deadline.saturating_duration_since(std::time::Instant::now());
+        if left.is_zero() {
+            return Err(std::io::ErrorKind::TimedOut.into());
+        }
+        let left = Timespec::try_from(left).map_err(|_| std::io::ErrorKind::InvalidInput)?;
+        poll(&mut [PollFd::new(&events, PollFlags::PRI)], Some(&left))?;
+        // A change is told once; the file must be read before the next one is.
+        let mut text = [0; 256];
+        rustix::io::pread(&events, &mut text, 0)?;
+    }
+    Ok(())
+}

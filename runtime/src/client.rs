@@ -1,0 +1,119 @@
+//! The agent's side of the launcher's socket: blocking calls, one request at a time on each connection.
+
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::Path;
+use std::time::Duration;
+
+use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, sockopt};
+
+use crate::plan::{ExecPlan, Failure, Plan, Reply, Request};
+use crate::wire;
+
+/// How long the client waits for an answer. Longer than the launcher's own longest deadline, so it only fires
+/// when the launcher itself hangs.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(300);
+
+/// A connection to the launcher.
+#[derive(Debug)]
+pub struct Launcher {
+    socket: OwnedFd,
+}
+
+/// Namespaces made ahead of a container.
+#[derive(Debug)]
+pub struct Slot {
+    /// The user namespace.
+    pub user: OwnedFd,
+    /// A network namespace owned by it.
+    pub net: OwnedFd,
+}
+
+/// A program that runs: its `execve` succeeded.
+#[derive(Debug)]
+pub struct Started {
+    /// Pid in the host's pid namespace.
+    pub pid: i32,
+    /// Its pidfd.
+    pub pidfd: OwnedFd,
+    /// Master side of its terminal, when the plan asked for one.
+    pub terminal: Option<OwnedFd>,
+}
+
+/// Why a request failed.
+#[derive(Debug, thiserror::Error)]
+pub enum LaunchError {
+    /// A step failed. Everything made was undone; the connection stays usable.
+    #[error("{0}")]
+    Step(Failure),
+    /// The connection is broken or the answer made no sense: connect anew. What became of the request is unknown.
+    #[error("connection to the launcher")]
+    Connection(#[source] io::Error),
+}
+
+impl Launcher {
+    /// Connects to the launcher's socket (`berth_control::LAUNCHER_SOCKET`).
+    ///
+    /// # Errors
+    /// What `socket` and `connect` say.
+    pub fn connect(path: &Path) -> io::Result<Self> {
+        let socket =
+            rustix::net::socket_with(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)?;
+        rustix::net::connect(&socket, &SocketAddrUnix::new(path)?)?;
+        Self::from_socket(socket)
+    }
+
+    /// A client on a connected `SOCK_SEQPACKET` socket.
+    ///
+    /// # Errors
+    /// What `setsockopt` says.
+    pub fn from_socket(socket: OwnedFd) -> io::Result<Self> {
+        sockopt::set_socket_timeout(&socket, sockopt::Timeout::Recv, Some(ANSWER_TIMEOUT))?;
+        Ok(Self { socket })
+    }
+
+    /// Makes a user namespace whose ids `0..count` are `base..base+count` of the host, and a network namespace
+    /// owned by it. Nested user namespaces are forbidden inside.
+    pub fn make_slot(&mut self, base: u32, count: u32) -> Result<Slot, LaunchError> {
+        let (reply, fds) = self.ask(&Request::MakeSlot { base, count }, &[])?;
+        match (reply, <[OwnedFd; 2]>::try_from(fds)) {
+            (Reply::Slot, Ok([user, net])) => Ok(Slot { user, net }),
+            (Reply::Failed(failure), _) => Err(LaunchError::Step(failure)),
+            _ => Err(senseless()),
+        }
+    }
+
+    /// Starts a container; `fds` are what the plan's `Fd`s count in. At most [`wire::FDS_MAX`].
+    pub fn launch(&mut self, plan: &Plan, fds: &[BorrowedFd<'_>]) -> Result<Started, LaunchError> {
+        let answer = self.ask(&Request::Launch(Box::new(plan.clone())), fds)?;
+        started(answer)
+    }
+
+    /// Starts a process in a running container.
+    pub fn exec(&mut self, plan: &ExecPlan, fds: &[BorrowedFd<'_>]) -> Result<Started, LaunchError> {
+        let answer = self.ask(&Request::Exec(Box::new(plan.clone())), fds)?;
+        started(answer)
+    }
+
+    fn ask(
+        &mut self,
+        request: &Request,
+        fds: &[BorrowedFd<'_>],
+    ) -> Result<(Reply, Vec<OwnedFd>), LaunchError> {
+        wire::send(self.socket.as_fd(), request, fds).map_err(LaunchError::Connection)?;
+        wire::receive(self.socket.as_fd()).map_err(LaunchError::Connection)
+    }
+}
+
+fn started((reply, fds): (Reply, Vec<OwnedFd>)) -> Result<Started, LaunchError> {
+    let mut fds = fds.into_iter();
+    match (reply, fds.next(), fds.next(), fds.next()) {
+        (Reply::Started { pid }, Some(pidfd), terminal, None) => Ok(Started { pid, pidfd, terminal }),
+        (Reply::Failed(failure), ..) => Err(LaunchError::Step(failure)),
+        _ => Err(senseless()),
+    }
+}
+
+fn senseless() -> LaunchError {
+    LaunchError::Connection(io::Error::new(io::ErrorKind::InvalidData, "answer does not fit the request"))
+}
