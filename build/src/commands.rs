@@ -2,5 +2,6 @@
 
 pub(crate) mod bench;
 pub(crate) mod image;
+pub(crate) mod kernel;
 pub(crate) mod test;
 pub(crate) mod up;

@@ -19,15 +19,8 @@ pub(crate) struct Unpacked {
 }
 
 /// The package that a metapackage depends on, by the beginning of its name.
-pub(crate) fn dependency(metapackage: &str, prefix: &str, step: &Step) -> Result<String> {
-    let ask = || process::ask("apt-cache", ["depends", "--important", metapackage]);
-    let answer = match ask() {
-        Ok(text) if text.contains("Depends:") => text,
-        _ => {
-            inputs::refresh_lists(step)?;
-            ask()?
-        }
-    };
+pub(crate) fn dependency(metapackage: &str, prefix: &str) -> Result<String> {
+    let answer = process::ask("apt-cache", ["depends", "--important", metapackage])?;
     let names = answer.lines().filter_map(|line| line.trim().strip_prefix("Depends: "));
     let found = names.map(str::trim).find(|name| name.starts_with(prefix));
     Ok(found
@@ -35,9 +28,25 @@ pub(crate) fn dependency(metapackage: &str, prefix: &str, step: &Step) -> Result
         .to_owned())
 }
 
+/// Does something that needs apt's lists; once more with fresh lists when it fails, since old lists name versions that
+/// the archive has dropped.
+pub(crate) fn with_fresh_lists<T>(step: &Step, work: impl Fn() -> Result<T>) -> Result<T> {
+    work().or_else(|first| {
+        step.message("refreshing apt's package lists");
+        inputs::refresh_lists(step)
+            .and_then(|()| work())
+            .with_context(|| format!("a first try failed: {first:#}"))
+    })
+}
+
 /// Downloads a package's newest version through apt (which checks its signature) and unpacks it once.
 pub(crate) fn unpack(package: &str, paths: &Paths, step: &Step) -> Result<Unpacked> {
-    let version = version(package, step)?;
+    with_fresh_lists(step, || unpack_listed(package, paths, step))
+}
+
+/// [`unpack`] by the lists as they are.
+pub(crate) fn unpack_listed(package: &str, paths: &Paths, step: &Step) -> Result<Unpacked> {
+    let version = version(package)?;
     let name = format!("{package}_{}", version.replace([':', '/'], "%"));
     let root = paths.cache.join("debian").join(&name);
     let unpacked = Unpacked { root: root.clone(), version };
@@ -63,15 +72,8 @@ pub(crate) fn unpack(package: &str, paths: &Paths, step: &Step) -> Result<Unpack
     }
 }
 
-fn version(package: &str, step: &Step) -> Result<String> {
-    let ask = || process::ask("apt-cache", ["show", "--no-all-versions", package]);
-    let answer = match ask() {
-        Ok(text) if !text.is_empty() => text,
-        _ => {
-            inputs::refresh_lists(step)?;
-            ask()?
-        }
-    };
+fn version(package: &str) -> Result<String> {
+    let answer = process::ask("apt-cache", ["show", "--no-all-versions", package])?;
     let version = answer.lines().find_map(|line| line.strip_prefix("Version: "));
     Ok(version.with_context(|| format!("apt knows no version of {package}"))?.trim().to_owned())
 }

@@ -33,12 +33,39 @@ pub(crate) const IMAGE: &[Input] = &[
     ),
 ];
 
+/// What building our own kernel takes. The source itself is only unpacked into the cache.
+pub(crate) const KERNEL: &[Input] = &[
+    input("dpkg-deb", "dpkg", "unpacks the kernel's source package without installing it"),
+    input("xz", "xz-utils", "unpacks the source archive"),
+    input("gcc", "gcc", "compiles the kernel"),
+    input("ld", "binutils", "links it and strips the ELF file"),
+    input("make", "make", "runs the kernel's build"),
+    input("flex", "flex", "makes the scanner of Kconfig"),
+    input("bison", "bison", "makes the parser of Kconfig"),
+    input("bc", "bc", "computes the kernel's time constants"),
+    input("perl", "perl", "runs generators of the kernel's build"),
+    input("zstd", "zstd", "compresses the kernel"),
+    input(
+        "/usr/include/libelf.h",
+        "libelf-dev",
+        "objtool, which writes the unwinder's tables, reads ELF files",
+    ),
+    input("/usr/include/openssl/ssl.h", "libssl-dev", "the build's certificate tool links it"),
+    input("/usr/include/asm-generic/types.h", "linux-libc-dev", "headers of the build's own tools"),
+];
+
 /// What booting it takes.
 pub(crate) const BOOT: &[Input] =
     &[input("qemu-system-x86_64", "qemu-system-x86", "the machine that boots the image")];
 
 /// What testing takes beside that.
 pub(crate) const TEST: &[Input] = &[input("e2fsck", "e2fsprogs", "checks state disks after a shutdown")];
+
+/// What the disk images for comparison take.
+pub(crate) const DEBIAN: &[Input] = &[
+    input("mmdebstrap", "mmdebstrap", "installs Debian into a folder"),
+    input("mke2fs", "e2fsprogs", "writes that folder to a disk image"),
+];
 
 impl Input {
     fn present(&self) -> bool {

@@ -1,43 +1,93 @@
-//! Debian's stock cloud kernel: found through its metapackage, unpacked into the cache, its modules indexed.
+//! The kernel that boots the image: our own from Debian's source, Debian's stock one, or a file the caller names.
+//!
+//! [`config`] reads the committed fragment and checks what became of it, [`own`] builds and caches our kernel,
+//! [`stock`] brings in Debian's cloud kernel with its modules, [`file`] asks any kernel for its name.
+
+pub(crate) mod config;
+mod file;
+pub(crate) mod own;
+pub(crate) mod stock;
 
 use crate::paths::Paths;
 use crate::progress::Step;
-use crate::{debian, process};
-use anyhow::{Context, Result, ensure};
-use std::path::{Path, PathBuf};
+use anyhow::{Context, Result};
+use std::convert::Infallible;
+use std::path::PathBuf;
+use std::str::FromStr;
 
-/// Always depends on the newest cloud kernel.
-const METAPACKAGE: &str = "linux-image-cloud-amd64";
-
-/// A kernel and its modules on this machine's disk.
+/// A bootable kernel on this machine's disk.
 #[derive(Debug, Clone)]
 pub(crate) struct Kernel {
     /// What `uname -r` will say.
     pub(crate) release: String,
-    /// The bootable kernel.
+    /// The compressed kernel that boot loaders and QEMU's `-kernel` take.
     pub(crate) image: PathBuf,
-    /// `lib/modules/<release>` with `modules.dep` made.
-    pub(crate) modules: PathBuf,
+    /// The same kernel as an ELF file with a PVH note: QEMU starts it without unpacking anything.
+    pub(crate) elf: Option<PathBuf>,
+    /// `lib/modules/<release>` with `modules.dep` made; none when everything is built in.
+    pub(crate) modules: Option<PathBuf>,
     /// Package version, for the report.
     pub(crate) version: String,
 }
 
-/// Brings the kernel into the cache if it is not there yet.
-pub(crate) fn obtain(paths: &Paths, step: &Step) -> Result<Kernel> {
-    let package = debian::dependency(METAPACKAGE, "linux-image-", step)?;
-    let release =
-        package.strip_prefix("linux-image-").context("a kernel package has an odd name")?.to_owned();
-    let unpacked = debian::unpack(&package, paths, step)?;
-    let image = unpacked.root.join(format!("boot/vmlinuz-{release}"));
-    let modules = unpacked.root.join(format!("lib/modules/{release}"));
-    ensure!(image.is_file(), "{package} holds no kernel at {}", image.display());
-    if !modules.join("modules.dep").is_file() {
-        index(&unpacked.root, &release, step)?;
-    }
-    Ok(Kernel { release, image, modules, version: unpacked.version })
+/// Which kernel the caller wants: `own`, `stock` or the path of one without modules.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Choice {
+    /// Built by `cargo berth kernel`.
+    Own,
+    /// Debian's cloud kernel.
+    Stock,
+    /// A bzImage or PVH ELF file with everything built in.
+    File(PathBuf),
 }
 
-/// Writes the module indexes (`modules.dep`, `modules.alias`, …) below `root/lib/modules/<release>`.
-pub(crate) fn index(root: &Path, release: &str, step: &Step) -> Result<()> {
-    process::run(process::command("depmod").arg("-b").arg(root).arg(release), step).map(drop)
+impl FromStr for Choice {
+    type Err = Infallible;
+
+    fn from_str(text: &str) -> Result<Self, Infallible> {
+        Ok(match text {
+            "own" => Self::Own,
+            "stock" => Self::Stock,
+            path => Self::File(PathBuf::from(path)),
+        })
+    }
+}
+
+/// Finds or fetches the kernel asked for; without a wish our own when it was built, Debian's otherwise.
+pub(crate) fn obtain(choice: Option<&Choice>, paths: &Paths, step: &Step) -> Result<Kernel> {
+    match choice {
+        None => match own::find_cached(paths)? {
+            Some(built) => Ok(built.into()),
+            None => stock::obtain(paths, step),
+        },
+        Some(Choice::Own) => {
+            let built = own::find_cached(paths)?;
+            built.map(Kernel::from).context("our own kernel is not built yet; run: cargo berth kernel")
+        }
+        Some(Choice::Stock) => stock::obtain(paths, step),
+        Some(Choice::File(path)) => {
+            let release = file::release(path)?;
+            Ok(Kernel {
+                release,
+                image: path.clone(),
+                elf: None,
+                modules: None,
+                version: path.display().to_string(),
+            })
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Choice;
+    use std::path::PathBuf;
+
+    #[test]
+    fn a_choice_is_a_word_or_a_path() {
+        let file = Choice::File(PathBuf::from("./own"));
+        for (text, choice) in [("own", Choice::Own), ("stock", Choice::Stock), ("./own", file)] {
+            assert_eq!(text.parse(), Ok(choice));
+        }
+    }
 }

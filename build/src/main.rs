@@ -2,8 +2,10 @@
 //!
 //! Rooms in reading order: [`paths`] says where things are, [`progress`] and [`process`] show and run the long
 //! steps, [`inputs`] and [`debian`] bring in what the machine lacks, [`kernel`], [`modules`], [`rootfs`],
-//! [`state`], [`erofs`] and [`cpio`] each make one part of the image, [`commands`] holds one file per verb.
+//! [`state`], [`erofs`] and [`cpio`] each make one part of the image, [`bench`] makes what it is measured against,
+//! [`commands`] holds one file per verb.
 
+mod bench;
 mod checks;
 mod commands;
 mod cpio;
@@ -36,6 +38,8 @@ struct Arguments {
 enum Command {
     /// Build the kernel and initramfs into target/berth/
     Image(commands::image::Arguments),
+    /// Build Berth's own kernel from Debian's source, once
+    Kernel(commands::kernel::Arguments),
     /// Check format and lints, run the unit tests, then the tests that boot machines
     Test(commands::test::Arguments),
     /// Measure
@@ -48,6 +52,7 @@ fn main() -> ExitCode {
     let arguments = Arguments::parse();
     let done = match arguments.command {
         Command::Image(arguments) => commands::image::run(&arguments),
+        Command::Kernel(arguments) => commands::kernel::run(&arguments),
         Command::Test(arguments) => commands::test::run(&arguments),
         Command::Bench(arguments) => commands::bench::run(&arguments),
         Command::Up(arguments) => commands::up::run(&arguments),

@@ -48,6 +48,11 @@ pub(crate) fn cargo() -> Command {
 
 /// Runs a program to its end. Its last lines are the error when it fails; each line shows beside the step.
 pub(crate) fn run(command: &mut Command, step: &Step) -> Result<String> {
+    watch(command, |line| step.message(line))
+}
+
+/// Runs a program to its end and hands each line to the caller, who shows how far it is.
+pub(crate) fn watch(command: &mut Command, mut on_line: impl FnMut(&str)) -> Result<String> {
     let name =
         Path::new(command.get_program()).file_name().unwrap_or_default().to_string_lossy().into_owned();
     command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
@@ -62,7 +67,7 @@ pub(crate) fn run(command: &mut Command, step: &Step) -> Result<String> {
     }
     let (mut output, mut all) = (String::new(), Vec::new());
     for (is_stdout, line) in lines {
-        step.message(&line);
+        on_line(&line);
         if is_stdout {
             output.push_str(&line);
             output.push('\n');

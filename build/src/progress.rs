@@ -41,6 +41,14 @@ impl Step {
         }
     }
 
+    /// Shows a stage of a step that takes minutes; where there is no terminal it is a line of its own.
+    pub(crate) fn milestone(&self, text: &str) {
+        match &self.bar {
+            Some(_) => self.message(text),
+            None => eprintln!("  {} {text}", self.label),
+        }
+    }
+
     /// Ends the step with what came of it and how long it took; returns the time.
     pub(crate) fn done(self, result: &str) -> Duration {
         let took = self.began.elapsed();

@@ -1,7 +1,7 @@
 //! Lays out the root image's files and the initramfs around it (docs/architecture.md, "One root image").
 
 use crate::cpio::Archive;
-use crate::kernel::{self, Kernel};
+use crate::kernel::{Kernel, stock};
 use crate::modules::{self, Index};
 use crate::paths::Paths;
 use crate::progress::Step;
@@ -40,15 +40,16 @@ pub(crate) fn assemble(tree: &Path, paths: &Paths, kernel: &Kernel, step: &Step)
     for (binary, place) in BINARIES {
         copy(&paths.binaries.join(binary), &tree.join(place), 0o755)?;
     }
-    let index = Index::read(&kernel.modules)?;
-    let names: Vec<&str> = [modules::BEFORE_ROOT, modules::EARLY, modules::LATE, modules::ON_DEMAND]
-        .into_iter()
-        .flatten()
-        .copied()
-        .collect();
-    module_tree(tree, kernel, &index.closure(&names)?, step)?;
-    write(&tree.join("etc/berth/modules"), &lines(modules::EARLY))?;
-    write(&tree.join("etc/berth/modules.late"), &lines(modules::LATE))?;
+    // A kernel with everything built in has nothing to load: no module folder, empty lists.
+    let (mut early, mut late): (&[&str], &[&str]) = (&[], &[]);
+    if let Some(folder) = &kernel.modules {
+        (early, late) = (modules::EARLY, modules::LATE);
+        let names = [modules::BEFORE_ROOT, early, late, modules::ON_DEMAND].concat();
+        let files = Index::read(folder)?.closure(&names)?;
+        module_tree(tree, folder, &kernel.release, &files, step)?;
+    }
+    write(&tree.join("etc/berth/modules"), &lines(early))?;
+    write(&tree.join("etc/berth/modules.late"), &lines(late))?;
     write(&tree.join("etc/berth/os-release"), &os_release())?;
     symlink("berth/os-release", tree.join("etc/os-release"))?;
     symlink("/run/berth/resolv.conf", tree.join("etc/resolv.conf"))?;
@@ -80,14 +81,16 @@ pub(crate) fn initramfs(
     if aside.exists() {
         fs::remove_dir_all(aside)?;
     }
-    let files = Index::read(&kernel.modules)?.closure(modules::BEFORE_ROOT)?;
-    module_tree(aside, kernel, &files, step)?;
-    let folder = format!("lib/modules/{}", kernel.release);
-    for name in files.iter().map(String::as_str).chain(KEPT_INDEXES.iter().copied()) {
-        let path = format!("{folder}/{name}");
-        archive.file(&path, 0o444, read(&aside.join(&path))?);
+    if let Some(modules) = &kernel.modules {
+        let files = Index::read(modules)?.closure(modules::BEFORE_ROOT)?;
+        module_tree(aside, modules, &kernel.release, &files, step)?;
+        let folder = format!("lib/modules/{}", kernel.release);
+        for name in files.iter().map(String::as_str).chain(KEPT_INDEXES.iter().copied()) {
+            let path = format!("{folder}/{name}");
+            archive.file(&path, 0o444, read(&aside.join(&path))?);
+        }
+        fs::remove_dir_all(aside)?;
     }
-    fs::remove_dir_all(aside)?;
     let temporary = out.with_extension("new");
     let mut file = fs::File::create(&temporary).with_context(|| format!("making {}", temporary.display()))?;
     let mut bytes = Vec::new();
@@ -98,12 +101,18 @@ pub(crate) fn initramfs(
 }
 
 /// Copies modules and lets depmod index just those.
-fn module_tree(tree: &Path, kernel: &Kernel, files: &BTreeSet<String>, step: &Step) -> Result<()> {
-    let folder = tree.join("lib/modules").join(&kernel.release);
+fn module_tree(
+    tree: &Path,
+    modules: &Path,
+    release: &str,
+    files: &BTreeSet<String>,
+    step: &Step,
+) -> Result<()> {
+    let folder = tree.join("lib/modules").join(release);
     for name in files.iter().map(String::as_str).chain(DEPMOD_INPUTS.iter().copied()) {
-        copy(&kernel.modules.join(name), &folder.join(name), 0o444)?;
+        copy(&modules.join(name), &folder.join(name), 0o444)?;
     }
-    kernel::index(tree, &kernel.release, step)?;
+    stock::index(tree, release, step)?;
     for entry in fs::read_dir(&folder)? {
         let entry = entry?;
         let name = entry.file_name();

@@ -12,7 +12,7 @@
 //! 4. [`unpack`]: from a compressed tar stream to a tree in overlay format.
 //! 5. [`registry`]: HTTP, authentication, retries.
 //! 6. [`pull`]: all of it together.
-//! 7. [`archive`]: images as files, the formats of `docker save`.
+//! 7. [`push`], and [`archive`]: images as files, the formats of `docker save`.
 
 pub mod archive;
 pub mod config;
@@ -20,6 +20,7 @@ pub mod digest;
 pub mod manifest;
 pub mod platform;
 pub mod pull;
+pub mod push;
 pub mod reference;
 pub mod registry;
 pub mod store;
@@ -28,11 +29,12 @@ pub mod unpack;
 #[cfg(test)]
 mod testing;
 
-pub use archive::{LoadError, Loaded};
+pub use archive::{LoadError, Loaded, SaveError};
 pub use config::{Healthcheck, History, ImageConfig, RunConfig};
 pub use digest::Digest;
 pub use platform::Platform;
 pub use pull::{Progress, PullError, Puller, Status};
+pub use push::{PushError, PushProgress, PushStatus, Pushed};
 pub use reference::{Reference, ReferenceError};
 pub use registry::{BoxFuture, Credentials, Mirror, Patience, Registries, Resolve};
 pub use store::{FindError, Image, Pruned, RemoveError, Removed, Store, StoreError, Use};

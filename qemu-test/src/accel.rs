@@ -140,3 +140,17 @@ fn speaks(child: &mut Child) -> bool {
 fn contains(line: &[u8], needle: &[u8]) -> bool {
     line.windows(needle.len()).any(|window| window == needle)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::{Accel, Choice};
+
+    #[test]
+    fn choices_are_read_as_the_option_names_them() {
+        let read = |text: &str| text.parse::<Choice>().ok();
+        assert_eq!(read("auto"), Some(Choice::Auto));
+        assert_eq!(read("kvm"), Some(Choice::Only(Accel::Kvm)));
+        assert_eq!(read("tcg"), Some(Choice::Only(Accel::Tcg)));
+        assert_eq!(read("KVM"), None);
+    }
+}

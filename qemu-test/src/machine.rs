@@ -20,22 +20,25 @@ pub const IMAGE_VARIABLE: &str = "BERTH_IMAGE_DIR";
 const START_TRIES: usize = 3;
 
 /// Quiet until init runs; then everything, so that what init and the agent say is on the console. The crypto
-/// self-tests cost more than all the rest of the boot.
-const COMMAND_LINE: &str = "console=ttyS0 quiet sysctl.kernel.printk=7 cryptomgr.notests";
+/// self-tests cost more than all the rest of the boot. Lines have time stamps whatever the kernel's default.
+const COMMAND_LINE: &str = "console=ttyS0 quiet sysctl.kernel.printk=7 cryptomgr.notests printk.time=1";
 
 /// Kernel and initramfs.
 #[derive(Debug, Clone)]
 pub struct BootImage {
-    /// Bootable kernel.
+    /// Bootable kernel: compressed, or an ELF file with a PVH note.
     pub kernel: PathBuf,
     /// Initramfs with the root image inside.
     pub initramfs: PathBuf,
 }
 
 impl BootImage {
-    /// The files `vmlinuz` and `initramfs.cpio` of a folder.
+    /// The kernel and `initramfs.cpio` of a folder. Of a kernel that is there both ways the ELF file is taken:
+    /// QEMU starts it at once, where translated code needs about a second to unpack `vmlinuz`.
     pub fn in_folder(folder: &Path) -> Result<Self> {
-        let image = Self { kernel: folder.join("vmlinuz"), initramfs: folder.join("initramfs.cpio") };
+        let (elf, compressed) = (folder.join("vmlinux"), folder.join("vmlinuz"));
+        let kernel = if elf.is_file() { elf } else { compressed };
+        let image = Self { kernel, initramfs: folder.join("initramfs.cpio") };
         for file in [&image.kernel, &image.initramfs] {
             if !file.is_file() {
                 bail!("{} is not there; cargo berth image makes it", file.display());
@@ -226,7 +229,8 @@ impl Machine {
     fn command(&self, image: &BootImage, accel: Accel, forwards: &BTreeMap<u16, u16>, qmp: &Path) -> Command {
         let mut command = Command::new("qemu-system-x86_64");
         let cpu = if accel == Accel::Kvm { "host" } else { "max,la57=off" };
-        command.args(["-machine", &format!("q35,accel={}", accel.name()), "-cpu", cpu]);
+        // The chipset's SATA controller has no disk here; a kernel that drives it would wait for links to come up.
+        command.args(["-machine", &format!("q35,accel={},sata=off", accel.name()), "-cpu", cpu]);
         command.args(["-smp", &self.cpus.to_string(), "-m", &self.memory_mib.to_string()]);
         command.args(["-nodefaults", "-no-user-config", "-display", "none", "-serial", "stdio"]);
         command.args(["-rtc", "base=utc", "-device", "virtio-rng-pci", "-device", "virtio-balloon-pci"]);

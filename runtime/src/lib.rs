@@ -7,6 +7,7 @@ pub mod cgroup;
 pub mod client;
 pub mod defaults;
 pub mod launcher;
+pub mod oci;
 pub mod plan;
 pub mod seccomp;
 pub mod signal;

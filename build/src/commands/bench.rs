@@ -5,10 +5,11 @@
 //! clock follows its own timers, so the phases after the agent is ready hold some waiting too.
 
 use super::image;
+use crate::bench::{self, Stack};
 use crate::paths::Paths;
 use crate::progress::Step;
 use crate::table::Table;
-use crate::{debian, demo, inputs};
+use crate::{debian, demo, inputs, kernel};
 use anyhow::{Context, Result};
 use qemu_test::artifacts::Artifacts;
 use qemu_test::console::Line;
@@ -46,12 +47,26 @@ enum Bench {
         /// Also write {"figures", "bars"} to this file
         #[arg(long, value_name = "FILE")]
         json: Option<PathBuf>,
+        /// Which kernel boots it [default: our own when it was built, Debian's otherwise]
+        #[arg(long, value_name = "own|stock|PATH")]
+        kernel: Option<kernel::Choice>,
+    },
+    /// The same figures of Debian with systemd and Docker or Podman, running the same container
+    Debian {
+        /// Only this one
+        #[arg(long)]
+        stack: Option<Stack>,
+        /// Also write {"figures", "bars"} to this file
+        #[arg(long, value_name = "FILE")]
+        json: Option<PathBuf>,
     },
 }
 
 pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
-    let Bench::Boot { json } = &arguments.bench;
-    let table = boot()?;
+    let (table, json) = match &arguments.bench {
+        Bench::Boot { json, kernel } => (boot(kernel.as_ref())?, json),
+        Bench::Debian { json, stack } => (debian_stacks(*stack)?, json),
+    };
     println!("\nguest instructions, in 10⁹ (G):\n{table}");
     if let Some(path) = json {
         std::fs::write(path, serde_json::to_vec_pretty(&table.json())?)
@@ -60,10 +75,10 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
     Ok(if table.holds() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
-fn boot() -> Result<Table> {
+fn boot(choice: Option<&kernel::Choice>) -> Result<Table> {
     let paths = Paths::find()?;
     inputs::ensure(&[inputs::IMAGE, inputs::BOOT])?;
-    image::build(&paths, &[])?;
+    image::build(&paths, choice, &[])?;
     let step = Step::start("counting instructions");
     let program = debian::unpack("docker-registry", &paths, &step)?.root.join("usr/bin/docker-registry");
     let data = tempfile::Builder::new().prefix("berth-registry-").tempdir()?;
@@ -77,6 +92,23 @@ fn boot() -> Result<Table> {
     let table = phases(&guest, &step);
     step.done("");
     table
+}
+
+/// The same container under Debian and systemd, with the same flags and the same way of counting.
+fn debian_stacks(only: Option<Stack>) -> Result<Table> {
+    let paths = Paths::find()?;
+    inputs::ensure(&[inputs::BOOT, inputs::DEBIAN])?;
+    let mut table = Table::default();
+    for stack in Stack::ALL.into_iter().filter(|stack| only.is_none_or(|only| only == *stack)) {
+        let disk = bench::debian::obtain(stack, &paths)?;
+        let figures = bench::debian::measure(stack, &disk, &paths)?;
+        let name = |phase: &str| format!("Debian with {}: {phase}", stack.name());
+        table.add(&name("kernel to initramfs"), figures.to_initramfs, "G");
+        table.add(&name("kernel to systemd"), figures.to_systemd, "G");
+        table.add(&name("kernel to container answering"), figures.to_answer, "G");
+        table.add(&name("of it the processor idle"), figures.idle_s, "G");
+    }
+    Ok(table)
 }
 
 fn phases(guest: &Guest, step: &Step) -> Result<Table> {

@@ -3,7 +3,7 @@
 use super::image;
 use crate::paths::Paths;
 use crate::progress::Step;
-use crate::{debian, demo, inputs, process};
+use crate::{debian, demo, inputs, kernel, process};
 use anyhow::{Context, Result, bail};
 use qemu_test::machine::IMAGE_VARIABLE;
 use qemu_test::{BootImage, Choice, accel};
@@ -23,6 +23,9 @@ pub(crate) struct Arguments {
     /// kvm, tcg, or auto: KVM where it really runs a guest
     #[arg(long, default_value = "auto")]
     accel: Choice,
+    /// Which kernel boots it [default: our own when it was built, Debian's otherwise]
+    #[arg(long, value_name = "own|stock|PATH")]
+    kernel: Option<kernel::Choice>,
 }
 
 pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
@@ -46,7 +49,8 @@ fn source_checks(paths: &Paths) -> Result<()> {
     let clippy: &[&str] =
         &["clippy", "--workspace", "--all-targets", "--locked", "--quiet", "--", "-D", "warnings"];
     let deny: &[&str] = &["deny", "--offline", "check", "bans", "sources"];
-    for arguments in [&["fmt", "--all", "--check"], clippy, deny] {
+    // Only the names of files that differ; cargo fmt --all mends them.
+    for arguments in [&["fmt", "--all", "--", "--check", "-l"], clippy, deny] {
         let (verb, rest) = arguments.split_first().context("no verb")?;
         if !has_subcommand(verb) {
             eprintln!("· cargo {verb} is not installed, continuing without it");
@@ -127,7 +131,7 @@ fn passes(command: &mut Command, what: &str) -> Result<()> {
 }
 
 fn guests(paths: &Paths, arguments: &Arguments, runner: &Runner) -> Result<()> {
-    image::build(paths, &[])?;
+    image::build(paths, arguments.kernel.as_ref(), &[])?;
     let step = Step::start("what the tests use");
     let registry = debian::unpack("docker-registry", paths, &step)?.root.join("usr/bin/docker-registry");
     let busybox = demo::busybox(paths, &step)?;

@@ -5,7 +5,7 @@ use crate::checks::{self, Expected};
 use crate::paths::Paths;
 use crate::progress::Step;
 use crate::table::Table;
-use crate::{debian, demo, inputs, interrupt};
+use crate::{debian, demo, inputs, interrupt, kernel};
 use anyhow::{Context, Result, bail};
 use qemu_test::artifacts::Artifacts;
 use qemu_test::disk::Disk;
@@ -55,13 +55,16 @@ pub(crate) struct Arguments {
     /// kvm, tcg, or auto: KVM where it really runs a guest
     #[arg(long, default_value = "auto")]
     accel: Choice,
+    /// Which kernel boots it [default: our own when it was built, Debian's otherwise]
+    #[arg(long, value_name = "own|stock|PATH")]
+    kernel: Option<kernel::Choice>,
 }
 
 pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
     let began = Instant::now();
     let paths = Paths::find()?;
     inputs::ensure(&[inputs::IMAGE, inputs::BOOT])?;
-    let image = image::build(&paths, &[])?;
+    let image = image::build(&paths, arguments.kernel.as_ref(), &[])?;
     let built = began.elapsed();
     let interrupts = interrupt::watch()?;
     let site = Site::prepare(&paths, &image, arguments)?;

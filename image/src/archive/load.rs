@@ -238,13 +238,14 @@ impl LayerFile {
             }
         }
         let staging = store.stage()?;
+        let recipe = staging.recipe()?;
         let tree = staging.tree();
         let failed = |source| crate::store::StoreError::Io { action: "open", path: tree.clone(), source };
         let root = File::open(&tree).map_err(failed)?;
         let algorithm = self.digest.as_ref().map_or(Algorithm::Sha256, Digest::algorithm);
         let mut source = Hashing { source: BufReader::new(self.file), hasher: Hasher::new(algorithm) };
         let expected = Expected { compression: self.compression, size: self.size, diff_id, lowest };
-        let result = unpack::unpack(&mut source, root.into(), &expected);
+        let result = unpack::unpack(&mut source, root.into(), Some(recipe), &expected);
         let blob = source.finish().map_err(|error| LoadError::Archive(UnpackError::Read(error)))?;
         if let Some(wanted) = self.digest.filter(|wanted| *wanted != blob) {
             return Err(PullError::Content(ContentError::Digest { wanted, got: blob }).into());
@@ -269,7 +270,7 @@ impl LayerFile {
 }
 
 /// A manifest for an image that came without one.
-fn synthesized(config: &(Digest, Vec<u8>), layers: &[String]) -> (Digest, Vec<u8>) {
+pub(crate) fn synthesized(config: &(Digest, Vec<u8>), layers: &[String]) -> (Digest, Vec<u8>) {
     let text = format!(
         r#"{{"schemaVersion":2,"mediaType":"{OCI_MANIFEST}","config":{{"mediaType":"{OCI_CONFIG}","digest":"{}","size":{}}},"layers":[{}]}}"#,
         config.0,

@@ -4,6 +4,7 @@
 //! ever becomes a path; everything it says goes through the same parsers and digests as a pull.
 
 mod load;
+mod save;
 mod spool;
 #[cfg(test)]
 mod tests;
@@ -14,6 +15,9 @@ use crate::store::{Image, StoreError};
 use crate::unpack::UnpackError;
 
 pub use load::load;
+pub(crate) use load::synthesized;
+pub(crate) use save::{ReplayError, replay_verified};
+pub use save::{SaveError, save};
 
 /// An image that came out of an archive.
 #[derive(Clone, Debug)]

@@ -89,7 +89,7 @@ impl Spool {
             file.write_all(chunk).map_err(failed)?;
             let count = chunk.len();
             size += count as u64;
-            archive.consume(count);
+            archive.consume(count).map_err(LoadError::Archive)?;
         }
     }
 

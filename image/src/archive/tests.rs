@@ -203,3 +203,107 @@ fn archives_that_lie_are_refused() {
         refused(&archive);
     }
 }
+
+#[test]
+fn what_is_saved_loads_again_as_the_same_image() {
+    let rich = crate::testing::Forge::new()
+        .dir("d")
+        .file("d/empty", "")
+        .file("d/big", vec![3; 200_000])
+        .hard_link("d/again", "d/big")
+        .symlink("l", "d/big")
+        .pax(&[("mtime", b"1.5"), ("SCHILY.xattr.user.k", b"v")])
+        .file("d/noted", "x")
+        .file("implied/file", "y")
+        .file(".wh.gone", "content of a whiteout")
+        .finish();
+    let trailing = [&rich[..], &[0; 8192], b"bytes after the end"].concat();
+    let (lower, _) = layers();
+    let image = ImageForge::new().layer(&lower).layer(&trailing).layer(&lower);
+    let scratch = Scratch::new();
+    let (store, result) = try_load(&scratch, &oci(&image, "demo:1").finish());
+    let loaded = result.unwrap();
+    store.tag(&loaded[0].image.id, &"other:2".parse().unwrap()).unwrap();
+    let mut archive = Vec::new();
+    save(&store, &["demo:1".into(), "other:2".into(), "demo:1".into()], &mut archive).unwrap();
+    let again = Scratch::new();
+    let (copy, result) = try_load(&again, &archive);
+    let names: Vec<String> = result.unwrap()[0].names.iter().map(Reference::familiar).collect();
+    assert_eq!(names, ["demo:1", "other:2", "demo:1"]);
+    let (before, after) = (store.find("demo:1").unwrap(), copy.find("other:2").unwrap());
+    assert_eq!(before.id, after.id, "the id is that of the configuration, byte for byte");
+    for (one, other) in store.layer_dirs(&before).iter().zip(copy.layer_dirs(&after)) {
+        let strip = |path: &Path| {
+            let mut list = listing(path, false);
+            // What nobody gave a time has that of its making.
+            list.retain(|path, _| !["implied", "gone", ""].contains(&path.as_str()));
+            list
+        };
+        assert_eq!(strip(one), strip(&other));
+    }
+    // By id there is no name.
+    let mut nameless = Vec::new();
+    save(&store, &[before.id.short().to_owned()], &mut nameless).unwrap();
+    let (_, result) = try_load(&Scratch::new(), &nameless);
+    assert!(result.unwrap()[0].names.is_empty());
+    assert!(matches!(save(&store, &["missing".into()], &mut Vec::new()), Err(SaveError::Find(_))));
+}
+
+#[test]
+fn other_programs_read_what_is_saved() {
+    if Command::new("skopeo").arg("--version").output().is_err() {
+        return;
+    }
+    let scratch = Scratch::new();
+    let (store, result) = try_load(&scratch, &oci(&image(), "demo/app:1").finish());
+    let id = result.unwrap()[0].image.id.clone();
+    let file = scratch.path().join("saved.tar");
+    save(&store, &["demo/app:1".into()], fs::File::create(&file).unwrap()).unwrap();
+    for transport in ["docker-archive", "oci-archive"] {
+        let source = format!("{transport}:{}", file.display());
+        let target = scratch.empty(transport);
+        let output = Command::new("skopeo")
+            .args(["--insecure-policy", "copy", "-q", &source])
+            .arg(format!("dir:{}", target.display()))
+            .output()
+            .unwrap();
+        assert!(output.status.success(), "{transport}: {}", String::from_utf8_lossy(&output.stderr));
+        assert!(target.join(id.hex()).exists(), "{transport}: the configuration is another");
+    }
+}
+
+#[test]
+fn layers_that_cannot_be_made_again_are_told_before_anything_is_written() {
+    let twice = Forge::new().file("f", "first").file("f", "second").finish();
+    let scratch = Scratch::new();
+    let (store, result) = try_load(&scratch, &oci(&ImageForge::new().layer(&twice), "demo:1").finish());
+    result.unwrap();
+    let mut archive = Vec::new();
+    assert!(matches!(save(&store, &["demo:1".into()], &mut archive), Err(SaveError::Inexact(_))));
+    assert!(archive.is_empty());
+}
+
+/// A reader that went away.
+struct Full;
+
+impl std::io::Write for Full {
+    fn write(&mut self, _: &[u8]) -> std::io::Result<usize> {
+        Err(std::io::ErrorKind::BrokenPipe.into())
+    }
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+#[test]
+fn a_layer_damaged_in_the_store_is_noticed() {
+    let scratch = Scratch::new();
+    let (store, result) = try_load(&scratch, &oci(&image(), "demo:1").finish());
+    let file = store.layer_dirs(&result.unwrap()[0].image)[0].join("etc/a");
+    for content in ["b", "longer", ""] {
+        fs::write(&file, content).unwrap();
+        let saved = save(&store, &["demo:1".into()], &mut Vec::new());
+        assert!(matches!(saved, Err(SaveError::Damaged(_))), "{content:?}: {saved:?}");
+    }
+    assert!(matches!(save(&store, &["demo:1".into()], Full), Err(SaveError::Write(_))));
+}

@@ -48,6 +48,7 @@ impl Verified {
             size: outcome.size,
             whiteouts: outcome.whiteouts,
             opaque_root: outcome.opaque_root,
+            tar_size: outcome.exact.then_some(outcome.length),
         };
         if unplaced {
             return Ok(Fetched::Unplaced { staging, facts, implied: outcome.implied, blob, reporter });

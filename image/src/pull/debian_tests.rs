@@ -1,102 +1,14 @@
 //! Pulls from the registry everybody runs, of images other programs made. Left out where those are not installed.
 
-use std::collections::BTreeMap;
 use std::fs;
-use std::net::TcpListener;
-use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
-use std::time::{Duration, Instant};
+use std::process::Command;
 
 use super::*;
+use crate::testing::distribution::{Distribution, is_installed, layout, run};
 use crate::testing::forge::{self, ZSTD_LAYER};
 use crate::testing::registry::{insecure, no_names};
 use crate::testing::scratch::listing;
 use crate::testing::{Forge, Head, ImageForge, Listing, Scratch};
-
-/// The distribution registry on a port of its own.
-struct Distribution {
-    child: Child,
-    host: String,
-}
-
-impl Distribution {
-    /// `None` when it is not installed.
-    fn start(scratch: &Scratch) -> Option<Self> {
-        if !["docker-registry", "skopeo"].iter().all(|tool| is_installed(tool)) {
-            return None;
-        }
-        let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
-        let host = format!("127.0.0.1:{port}");
-        let config = scratch.path().join("registry.yml");
-        let data = scratch.empty("registry");
-        let text = format!(
-            "version: 0.1\nlog: {{level: error}}\nstorage: {{filesystem: {{rootdirectory: {}}}}}\nhttp: {{addr: '{host}'}}\n",
-            data.display()
-        );
-        fs::write(&config, text).unwrap();
-        let child = Command::new("docker-registry")
-            .arg("serve")
-            .arg(&config)
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .spawn()
-            .unwrap();
-        let registry = Self { child, host };
-        let start = Instant::now();
-        while std::net::TcpStream::connect(&registry.host).is_err() {
-            assert!(start.elapsed() < Duration::from_secs(20), "the registry does not answer");
-            std::thread::sleep(Duration::from_millis(20));
-        }
-        Some(registry)
-    }
-
-    fn push(&self, layout: &Path, name: &str, extra: &[&str]) {
-        run(Command::new("skopeo")
-            .args(["--insecure-policy", "copy", "--quiet", "--dest-tls-verify=false"])
-            .args(extra)
-            .arg(format!("oci:{}:latest", layout.display()))
-            .arg(format!("docker://{}/{name}", self.host)));
-    }
-}
-
-impl Drop for Distribution {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
-
-fn is_installed(tool: &str) -> bool {
-    let path = std::env::var_os("PATH").unwrap_or_default();
-    std::env::split_paths(&path).any(|directory| directory.join(tool).exists())
-}
-
-fn run(command: &mut Command) {
-    let output = command.output().unwrap();
-    assert!(output.status.success(), "{command:?}: {}", String::from_utf8_lossy(&output.stderr));
-}
-
-/// Writes an image as an OCI layout.
-fn layout(scratch: &Scratch, name: &str, image: &ImageForge) -> PathBuf {
-    let path = scratch.empty(name);
-    let blobs = scratch.empty(&format!("{name}/blobs/sha256"));
-    let manifest = image.manifest();
-    let mut all: BTreeMap<String, Vec<u8>> = image.all_blobs();
-    all.insert(Digest::of(&manifest).to_string(), manifest.clone());
-    for (digest, bytes) in &all {
-        fs::write(blobs.join(digest.strip_prefix("sha256:").unwrap()), bytes).unwrap();
-    }
-    fs::write(path.join("oci-layout"), r#"{"imageLayoutVersion":"1.0.0"}"#).unwrap();
-    let descriptor = format!(
-        r#"{{"mediaType":"{}","digest":"{}","size":{},"annotations":{{"org.opencontainers.image.ref.name":"latest"}}}}"#,
-        crate::manifest::OCI_MANIFEST,
-        Digest::of(&manifest),
-        manifest.len()
-    );
-    fs::write(path.join("index.json"), format!(r#"{{"schemaVersion":2,"manifests":[{descriptor}]}}"#))
-        .unwrap();
-    path
-}
 
 /// One layer with every ordinary kind of entry.
 fn rich_tar() -> Vec<u8> {
@@ -179,7 +91,7 @@ fn layers_unpack_as_umoci_unpacks_them() {
         diff_id: &Digest::of(b""),
         lowest: true,
     };
-    crate::unpack::unpack(&forge::gzip(&tar)[..], root, &expected).unwrap();
+    crate::unpack::unpack(&forge::gzip(&tar)[..], root, None, &expected).unwrap();
     let (ours, theirs): (Listing, Listing) = (listing(&ours, false), listing(&theirs, false));
     for (path, line) in &theirs {
         assert_eq!(ours.get(path), Some(line), "{path}");

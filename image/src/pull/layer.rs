@@ -118,12 +118,13 @@ impl LayerJob {
         let root = rustix::fs::open(staging.tree(), flags, Mode::empty()).map_err(|errno| {
             self.unpack_error(UnpackError::Write { action: "open", path: "/".into(), source: errno.into() })
         })?;
+        let recipe = staging.recipe()?;
         let (layer, diff_id, lowest) = (self.layer.clone(), self.diff_id.clone(), self.lowest);
         Ok(tokio::task::spawn_blocking(move || {
             let source = ChannelReader { receiver, current: Bytes::new(), ended: false };
             let expected =
                 Expected { compression: layer.compression, size: layer.size, diff_id: &diff_id, lowest };
-            let result = unpack::unpack(source, root, &expected);
+            let result = unpack::unpack(source, root, Some(recipe), &expected);
             (staging, result)
         }))
     }

@@ -16,6 +16,8 @@ mod commit;
 #[cfg(test)]
 mod debian_tests;
 mod error;
+#[cfg(test)]
+mod fault_tests;
 mod layer;
 mod progress;
 mod resolve;
@@ -81,6 +83,15 @@ impl Puller {
         let client = Arc::new(Client::new(registries, resolver, Patience::default())?);
         let shared = Shared { permits: Semaphore::new(LAYERS_IN_FLIGHT), flights: Mutex::default() };
         Ok(Self { store, client, shared: Arc::new(shared) })
+    }
+
+    /// The store pulls go to and pushes come from.
+    pub fn store(&self) -> &Store {
+        &self.store
+    }
+
+    pub(crate) fn client(&self) -> &Arc<Client> {
+        &self.client
     }
 
     /// The same with other time limits.

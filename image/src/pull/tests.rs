@@ -1,26 +1,25 @@
 //! Pulls against a registry that behaves, and against ones that do not.
 
 use std::path::Path;
-use std::time::Duration;
 
 use super::*;
-use crate::registry::{ContentError, RegistryError};
+use crate::registry::ContentError;
 use crate::testing::forge::{self, GZIP_LAYER, PLAIN_LAYER, ZSTD_LAYER, descriptor};
 use crate::testing::registry::{Call, impatient, insecure, no_names};
 use crate::testing::scratch::listing;
 use crate::testing::{Forge, ImageForge, Reply, Scratch, TestRegistry};
 use crate::unpack::UnpackError;
 
-fn puller(scratch: &Scratch, registry: &TestRegistry) -> Puller {
+pub(super) fn puller(scratch: &Scratch, registry: &TestRegistry) -> Puller {
     let store = Store::open(&scratch.path().join("store")).unwrap();
     Puller::new(store, insecure(&[registry.host()]), no_names()).unwrap().with_patience(impatient())
 }
 
-fn reference(registry: &TestRegistry, rest: &str) -> Reference {
+pub(super) fn reference(registry: &TestRegistry, rest: &str) -> Reference {
     format!("{}/{rest}", registry.host()).parse().unwrap()
 }
 
-fn amd64() -> Platform {
+pub(super) fn amd64() -> Platform {
     "linux/amd64".parse().unwrap()
 }
 
@@ -30,7 +29,7 @@ fn two_layers() -> ImageForge {
     ImageForge::new().layer(&lower).layer(&upper)
 }
 
-fn entries(directory: &Path) -> usize {
+pub(super) fn entries(directory: &Path) -> usize {
     std::fs::read_dir(directory).unwrap().count()
 }
 
@@ -78,7 +77,7 @@ async fn an_image_is_pulled_once_and_found_by_all_its_names() {
 }
 
 /// Pulls `demo` and checks that a failure leaves nothing behind.
-async fn try_pull(scratch: &Scratch, registry: &TestRegistry) -> Result<Image, PullError> {
+pub(super) async fn try_pull(scratch: &Scratch, registry: &TestRegistry) -> Result<Image, PullError> {
     let puller = puller(scratch, registry);
     let result = puller.pull(&reference(registry, "demo"), &amd64(), None, None).await;
     let root = puller.store.root().to_owned();
@@ -91,7 +90,9 @@ async fn try_pull(scratch: &Scratch, registry: &TestRegistry) -> Result<Image, P
     result
 }
 
-async fn scripted(script: impl FnMut(&Call) -> Option<Reply> + Send + 'static) -> (Scratch, TestRegistry) {
+pub(super) async fn scripted(
+    script: impl FnMut(&Call) -> Option<Reply> + Send + 'static,
+) -> (Scratch, TestRegistry) {
     let (scratch, registry) = (Scratch::new(), TestRegistry::start().await);
     registry.add("demo", "latest", &big());
     registry.script(script);
@@ -99,7 +100,7 @@ async fn scripted(script: impl FnMut(&Call) -> Option<Reply> + Send + 'static) -
 }
 
 /// One layer of a size that takes several reads, and does not compress.
-fn big() -> ImageForge {
+pub(super) fn big() -> ImageForge {
     static IMAGE: std::sync::OnceLock<ImageForge> = std::sync::OnceLock::new();
     IMAGE.get_or_init(make_big).clone()
 }
@@ -115,11 +116,11 @@ fn make_big() -> ImageForge {
     ImageForge::new().packed_layer(PLAIN_LAYER, tar.clone(), &tar)
 }
 
-fn is_layer(call: &Call) -> bool {
+pub(super) fn is_layer(call: &Call) -> bool {
     call.path.contains("/blobs/") && call.path.ends_with(big().blobs.keys().next().unwrap())
 }
 
-fn usual(call: &Call) -> Reply {
+pub(super) fn usual(call: &Call) -> Reply {
     let blob = big().blobs.into_values().next().unwrap();
     let from =
         call.header("range").and_then(|range| range.strip_prefix("bytes=")?.strip_suffix('-')?.parse().ok());
@@ -129,166 +130,6 @@ fn usual(call: &Call) -> Reply {
             .body(&blob[from..]),
         None => Reply::new(200).body(blob),
     }
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_download_that_breaks_off_goes_on_where_it_was() {
-    let mut faults = 0;
-    let (scratch, registry) = scripted(move |call| {
-        faults += usize::from(is_layer(call));
-        let mut reply = usual(call);
-        match faults {
-            _ if !is_layer(call) => return None,
-            1 => reply.cut = Some(300_000),
-            2 => reply.stall = Some(200_000),
-            3 => return Some(Reply::new(503).header("retry-after", "0")),
-            _ => {}
-        }
-        Some(reply)
-    })
-    .await;
-    try_pull(&scratch, &registry).await.unwrap();
-    let ranges: Vec<String> = registry
-        .calls()
-        .iter()
-        .filter(|call| is_layer(call))
-        .filter_map(|call| call.header("range").map(str::to_owned))
-        .collect();
-    assert_eq!(ranges, ["bytes=300000-", "bytes=500000-", "bytes=500000-"]);
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_registry_without_ranges_is_read_again_from_the_start() {
-    let mut first = true;
-    let (scratch, registry) = scripted(move |call| {
-        if !is_layer(call) {
-            return None;
-        }
-        let mut whole = call.clone();
-        whole.headers.remove("range");
-        let mut reply = usual(&whole);
-        if std::mem::take(&mut first) {
-            reply.cut = Some(400_000);
-        }
-        Some(reply)
-    })
-    .await;
-    try_pull(&scratch, &registry).await.unwrap();
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn bytes_that_are_not_the_blob_are_refused() {
-    type Lie = fn(Vec<u8>) -> Reply;
-    let lies: [(&str, Lie); 6] = [
-        ("other bytes", |mut blob| {
-            blob[600_000] ^= 1;
-            Reply::new(200).body(blob)
-        }),
-        ("too few", |blob| Reply::new(200).body(&blob[..blob.len() - 1])),
-        ("too many", |blob| Reply::new(200).body([&blob[..], b"x"].concat())),
-        ("too many without a length", |blob| Reply {
-            unsized_body: true,
-            ..Reply::new(200).body([&blob[..], b"x"].concat())
-        }),
-        ("a page", |_| Reply::new(200).body("<html>please log in</html>")),
-        ("encoded", |blob| Reply::new(200).header("content-encoding", "gzip").body(blob)),
-    ];
-    for (case, lie) in lies {
-        let (scratch, registry) =
-            scripted(move |call| is_layer(call).then(|| lie(big().blobs.into_values().next().unwrap())))
-                .await;
-        let error = try_pull(&scratch, &registry).await.unwrap_err();
-        match case {
-            "encoded" => assert!(matches!(error, PullError::Unreachable { .. }), "{case}: {error:?}"),
-            "other bytes" => {
-                assert!(
-                    matches!(error, PullError::Content(ContentError::Digest { .. })),
-                    "{case}: {error:?}"
-                );
-            }
-            _ => assert!(matches!(error, PullError::Content(ContentError::Size { .. })), "{case}: {error:?}"),
-        }
-    }
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_range_that_is_another_and_content_that_changes_are_noticed() {
-    for (case, range) in [("wrong range", "bytes 0-1048575/1048576"), ("no range", "")] {
-        let mut first = true;
-        let (scratch, registry) = scripted(move |call| {
-            if !is_layer(call) {
-                return None;
-            }
-            if std::mem::take(&mut first) {
-                return Some(Reply { cut: Some(100), ..usual(call) });
-            }
-            Some(Reply::new(206).header("content-range", range).body(vec![0; 1000]))
-        })
-        .await;
-        let error = try_pull(&scratch, &registry).await.unwrap_err();
-        assert!(
-            matches!(error, PullError::Unreachable { source: RegistryError::Protocol { .. }, .. }),
-            "{case}: {error:?}"
-        );
-    }
-    let mut first = true;
-    let (scratch, registry) = scripted(move |call| {
-        let mut reply = usual(call);
-        if std::mem::take(&mut first) && is_layer(call) {
-            reply.cut = Some(500_000);
-        } else if let Some(byte) = reply.body.last_mut() {
-            *byte ^= 0xff;
-        }
-        is_layer(call).then_some(reply)
-    })
-    .await;
-    // The first request is for the manifest, so `first` is spent there and every layer is altered.
-    let error = try_pull(&scratch, &registry).await.unwrap_err();
-    assert!(matches!(error, PullError::Content(ContentError::Digest { .. })), "{error:?}");
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_registry_that_always_breaks_off_or_drips_ends_the_pull() {
-    for (case, fault) in [
-        ("cut", Reply { cut: Some(10), ..Reply::default() }),
-        ("stall", Reply { stall: Some(10), ..Reply::default() }),
-        ("drip", Reply { drip: Some(Duration::from_millis(20)), ..Reply::default() }),
-    ] {
-        let (scratch, registry) = scripted(move |call| {
-            let reply = usual(call);
-            is_layer(call).then_some(Reply { cut: fault.cut, stall: fault.stall, drip: fault.drip, ..reply })
-        })
-        .await;
-        let ended = tokio::time::timeout(Duration::from_secs(20), try_pull(&scratch, &registry)).await;
-        let error = ended.expect(case).unwrap_err();
-        match case {
-            "cut" => {
-                assert!(matches!(error, PullError::Content(ContentError::Truncated { .. })), "{error:?}");
-            }
-            _ => assert!(
-                matches!(error, PullError::Unreachable { source: RegistryError::Timeout { .. }, .. }),
-                "{case}: {error:?}"
-            ),
-        }
-    }
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_pull_that_is_dropped_leaves_nothing() {
-    let (scratch, registry) =
-        scripted(|call| is_layer(call).then(|| Reply { stall: Some(500_000), ..usual(call) })).await;
-    let store = Store::open(&scratch.path().join("store")).unwrap();
-    let puller = Puller::new(store.clone(), insecure(&[registry.host()]), no_names()).unwrap();
-    let name = reference(&registry, "demo");
-    let platform = amd64();
-    let pulling = puller.pull(&name, &platform, None, None);
-    assert!(tokio::time::timeout(Duration::from_millis(700), pulling).await.is_err());
-    let start = std::time::Instant::now();
-    while entries(&store.root().join("staging")) > 0 {
-        assert!(start.elapsed() < Duration::from_secs(5), "the tree is still there");
-        tokio::time::sleep(Duration::from_millis(5)).await;
-    }
-    assert_eq!(entries(&store.root().join("layers")), 0);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -532,4 +373,62 @@ async fn a_disk_that_fills_up_leaves_nothing_half_written() {
     assert!(mount(&["umount", "-l"]));
     assert!(matches!(result, Err(PullError::NoSpace(_))), "{result:?}");
     assert_eq!(left, (0, 0));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn pulling_and_removing_at_once_never_leaves_an_image_without_its_layers() {
+    let (scratch, registry) = (Scratch::new(), TestRegistry::start().await);
+    let shared = Forge::new().file("shared", vec![5; 50_000]).finish();
+    for number in 0..3 {
+        let own = Forge::new().dir("d").file(format!("d/own{number}"), "x").finish();
+        registry.add("demo", &number.to_string(), &ImageForge::new().layer(&shared).layer(&own));
+    }
+    let puller = puller(&scratch, &registry);
+    let mut tasks = JoinSet::new();
+    for task in 0..6 {
+        let (puller, host) = (puller.clone(), registry.host());
+        tasks.spawn(async move {
+            for round in 0..15 {
+                let name: Reference = format!("{host}/demo:{}", (task + round) % 3).parse().unwrap();
+                let platform = amd64();
+                let pulling = puller.pull(&name, &platform, None, None);
+                // Some pulls are given up at an arbitrary point.
+                let patience = std::time::Duration::from_millis(if round % 4 == 3 { 3 } else { 60_000 });
+                let Ok(image) = tokio::time::timeout(patience, pulling).await else { continue };
+                let image = image.unwrap();
+                if let Some(_lease) = puller.store().hold(&image) {
+                    for directory in puller.store().layer_dirs(&image) {
+                        assert!(directory.exists(), "a layer of a held image is gone");
+                    }
+                }
+                let free = |_: &Image| crate::store::Use::Free;
+                let _ = match round % 3 {
+                    0 => puller.store().prune(true, &free).map(drop).map_err(drop),
+                    1 => puller.store().remove(&name.to_string(), false, &free).map(drop).map_err(drop),
+                    _ => Ok(()),
+                };
+            }
+        });
+    }
+    while let Some(result) = tasks.join_next().await {
+        result.unwrap();
+    }
+    let store = puller.store().clone();
+    for image in store.list() {
+        assert!(
+            store
+                .layer_dirs(&image)
+                .iter()
+                .all(|directory| directory.join("shared").exists() || directory.join("d").exists())
+        );
+    }
+    store.prune(true, &|_| crate::store::Use::Free).unwrap();
+    let start = std::time::Instant::now();
+    let left = |name: &str| entries(&store.root().join(name));
+    while ["images", "names", "layers", "staging", "trash", "blobs/sha256"].iter().any(|name| left(name) > 0)
+    {
+        store.prune(true, &|_| crate::store::Use::Free).unwrap();
+        assert!(start.elapsed() < std::time::Duration::from_secs(10), "something is left for ever");
+        tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+    }
 }

@@ -17,6 +17,7 @@ use super::connect::Reach;
 use super::error::RegistryError;
 use super::http::{Call, Http, read_body, status_error};
 use super::origin::{Origin, Url, check_realm, may_have_credentials};
+use super::payload::Payload;
 use super::{Credentials, RegistryError as Error};
 
 /// Bytes of a token server's answer.
@@ -123,7 +124,9 @@ fn with_query(realm: &Url, bearer: &Bearer, request: &Request<'_>) -> Url {
     if let Some(service) = &bearer.service {
         add("service", service);
     }
-    add("scope", request.scope);
+    for scope in request.scope.split(' ') {
+        add("scope", scope);
+    }
     Url { origin: realm.origin.clone(), path }
 }
 
@@ -138,7 +141,7 @@ fn refresh(realm: &Url, bearer: &Bearer, request: &Request<'_>, identity: &str) 
     let mut call = Call::get(realm.clone());
     call.method = Method::POST;
     call.header(header::CONTENT_TYPE, "application/x-www-form-urlencoded");
-    call.body = Bytes::from(form);
+    call.body = Payload::Bytes(Bytes::from(form));
     call
 }
 

@@ -209,8 +209,16 @@ impl Session {
         self.authorized(&call).await
     }
 
-    fn call(&self, path: String) -> Call {
+    pub(super) fn call(&self, path: String) -> Call {
         Call::get(Url { origin: self.origin.clone(), path })
+    }
+
+    pub(super) fn repository(&self) -> &str {
+        &self.repository
+    }
+
+    pub(super) fn http(&self) -> &Http {
+        &self.client.http
     }
 
     /// A whole small body, tried again while errors pass.
@@ -250,10 +258,19 @@ impl Session {
         Ok((head.headers, bytes))
     }
 
-    /// Sends a call with what authorization there is; answers one challenge.
+    /// Sends a call that reads.
     async fn authorized(&self, call: &Call) -> Result<Response<Incoming>, RegistryError> {
-        let client = &self.client;
         let scope = format!("repository:{}:pull", self.repository);
+        self.authorized_for(call, &scope).await
+    }
+
+    /// Sends a call with what authorization there is for `scope`; answers one challenge.
+    pub(super) async fn authorized_for(
+        &self,
+        call: &Call,
+        scope: &str,
+    ) -> Result<Response<Incoming>, RegistryError> {
+        let client = &self.client;
         // Grants got with credentials of one request must not serve requests without them.
         let identity = self.credentials.as_ref().map_or_else(String::new, fingerprint);
         let key = (self.origin.clone(), format!("{scope} {identity}"));
@@ -268,7 +285,7 @@ impl Session {
         client.set_grant(&key, None);
         let request = auth::Request {
             registry: &self.origin,
-            scope: &scope,
+            scope,
             credentials: self.credentials.as_ref(),
             token_hosts: &client.registries.token_hosts,
         };

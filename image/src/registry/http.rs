@@ -6,8 +6,7 @@ use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
-use http_body_util::combinators::UnsyncBoxBody;
-use http_body_util::{BodyExt as _, Full};
+use http_body_util::BodyExt as _;
 use hyper::body::Incoming;
 use hyper::client::conn::http1::{self, SendRequest};
 use hyper::header::{self, HeaderMap, HeaderName, HeaderValue};
@@ -18,6 +17,7 @@ use tokio::time::timeout;
 use super::connect::{Connector, Reach};
 use super::error::RegistryError;
 use super::origin::{Origin, Url, check_redirect};
+use super::payload::{Body, Payload};
 
 /// Redirects followed.
 const REDIRECTS_MAX: usize = 5;
@@ -28,9 +28,6 @@ const READ_BUFFER: usize = 64 << 10;
 /// Bytes of an error's body that are looked at.
 const ERROR_SIZE_MAX: usize = 64 << 10;
 
-/// The body of a request.
-pub(crate) type Body = UnsyncBoxBody<Bytes, io::Error>;
-
 /// A request that can be sent again.
 #[derive(Clone)]
 pub(super) struct Call {
@@ -39,12 +36,18 @@ pub(super) struct Call {
     pub(super) headers: HeaderMap,
     /// Sent only to the origin of `url`.
     pub(super) authorization: Option<HeaderValue>,
-    pub(super) body: Bytes,
+    pub(super) body: Payload,
 }
 
 impl Call {
     pub(super) fn get(url: Url) -> Self {
-        Self { method: Method::GET, url, headers: HeaderMap::new(), authorization: None, body: Bytes::new() }
+        Self {
+            method: Method::GET,
+            url,
+            headers: HeaderMap::new(),
+            authorization: None,
+            body: Payload::Bytes(Bytes::new()),
+        }
     }
 
     pub(super) fn header(&mut self, name: HeaderName, value: &str) {
@@ -115,7 +118,8 @@ impl Http {
         };
         let request =
             request(call, url).map_err(|error| RegistryError::protocol(&url.origin, error.to_string()))?;
-        let limit = self.connector.patience().answer;
+        // The answer to an upload comes when all of it is there.
+        let limit = self.connector.patience().answer + call.body.time();
         let late = || RegistryError::Timeout { host: url.origin.to_string(), what: "answer", limit };
         let answered = timeout(limit, sender.send_request(request)).await.map_err(|_| late())?;
         let response = answered.map_err(|error| broken(&url.origin, error))?;
@@ -158,7 +162,7 @@ impl Http {
 }
 
 fn request(call: &Call, url: &Url) -> Result<Request<Body>, hyper::http::Error> {
-    let body = Full::new(call.body.clone()).map_err(|never| match never {}).boxed_unsync();
+    let body = call.body.open();
     let mut request = Request::builder().method(call.method.clone()).uri(&url.path).body(body)?;
     let headers = request.headers_mut();
     headers.extend(call.headers.clone());

@@ -5,7 +5,8 @@
 //! program must not ask the C library. Plain HTTP is spoken only to hosts the operator named.
 //!
 //! Rooms: `origin` (where a registry lives), `connect` (TCP, TLS), `http` (requests, redirects, time limits),
-//! `challenge` and `auth` (WWW-Authenticate, tokens), `client` (manifests and small blobs), `blob` (layers).
+//! `payload` (bodies), `challenge` and `auth` (WWW-Authenticate, tokens), `client` (manifests and small blobs),
+//! `blob` (layers), `upload`.
 
 mod auth;
 mod blob;
@@ -15,6 +16,8 @@ mod connect;
 mod error;
 mod http;
 mod origin;
+mod payload;
+mod upload;
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -30,6 +33,7 @@ pub use error::{ContentError, FetchError, RegistryError};
 
 pub(crate) use blob::Piece;
 pub(crate) use client::{Client, Found, Session};
+pub(crate) use payload::Payload;
 
 /// A future on the heap, as trait methods that must be object safe return it.
 pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;

@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use super::files::{self, Sync};
 use super::layers::{LayerNumber, Lease};
 use super::{State, Store, StoreError};
-use crate::config::ImageConfig;
+use crate::config::{History, ImageConfig};
 use crate::digest::Digest;
 use crate::manifest::{CONFIG_SIZE_MAX, MANIFEST_SIZE_MAX};
 use crate::reference::Reference;
@@ -35,6 +35,15 @@ pub struct Image {
     pub config: Arc<ImageConfig>,
     /// Its layers in the store, lowest first.
     pub layers: Vec<LayerNumber>,
+}
+
+/// One step of an image's making.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Step {
+    /// What the author wrote about it.
+    pub line: History,
+    /// Bytes of file content it added.
+    pub size: u64,
 }
 
 /// The exact bytes an image was made known by.
@@ -133,6 +142,25 @@ impl Store {
         image.layers.iter().skip(first).map(|layer| self.layer_tree(*layer)).collect()
     }
 
+    /// How the image was made, newest step first, with the size each step added.
+    pub fn history(&self, image: &Image) -> Vec<Step> {
+        let state = self.state();
+        let mut layers = image.layers.iter();
+        let mut steps: Vec<Step> = Vec::new();
+        for line in &image.config.history {
+            let layer = if line.empty_layer { None } else { layers.next() };
+            let size = layer.and_then(|layer| state.layers.get(layer)).map_or(0, |layer| layer.size);
+            steps.push(Step { line: line.clone(), size });
+        }
+        // Layers the author wrote no line for.
+        steps.extend(layers.map(|layer| Step {
+            line: History::default(),
+            size: state.layers.get(layer).map_or(0, |layer| layer.size),
+        }));
+        steps.reverse();
+        steps
+    }
+
     /// Keeps the image's layers while the lease lives; for the time between finding an image and having a container
     /// that the closure given to [`Store::remove`] knows about. `None` when the image is gone.
     pub fn hold(&self, image: &Image) -> Option<Lease> {
@@ -201,14 +229,21 @@ impl Store {
                 record.repo_digests.push(by_digest);
             }
         }
+        let known = state.images.contains_key(id);
         files::write_record(&self.image_path(id), &record, Sync::Later)?;
-        let known = state.images.insert(id.clone(), Entry { record, config: Arc::new(config) }).is_some();
         let tagged = name.filter(|name| name.tag().is_some() && name.digest().is_none());
         let mut changed = !known;
         if let Some(name) = tagged {
             changed |= state.names.get(name) != Some(id);
-            self.set_name(&mut state, id, name, Sync::Later)?;
+            if let Err(error) = self.set_name(&mut state, id, name, Sync::Later) {
+                if !known {
+                    // An image nobody can name must not stay. What cannot be removed now is nameless at the worst.
+                    let _ = files::remove(&self.image_path(id));
+                }
+                return Err(error);
+            }
         }
+        state.images.insert(id.clone(), Entry { record, config: Arc::new(config) });
         let image = state.images.get(id).map(|entry| image(&state, entry));
         drop(state);
         self.inner.upkeep.make_durable();

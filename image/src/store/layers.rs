@@ -33,6 +33,8 @@ pub struct LayerFacts {
     pub whiteouts: bool,
     /// The layer hides everything below it.
     pub opaque_root: bool,
+    /// Bytes of the tar stream, if the recipe in the staging directory makes it again.
+    pub tar_size: Option<u64>,
 }
 
 /// `layer.json`
@@ -44,8 +46,8 @@ pub(super) struct Layer {
     pub(super) blobs: Vec<Digest>,
     pub(super) size: u64,
     pub(super) whiteouts: bool,
-    #[serde(default)]
     pub(super) opaque_root: bool,
+    pub(super) tar_size: Option<u64>,
     /// Boot in which it was written; decides whether a layer without `complete` can be trusted.
     pub(super) boot: String,
 }
@@ -55,6 +57,16 @@ const BLOBS_PER_LAYER_MAX: usize = 16;
 
 /// Format number of `layer.json`.
 pub(super) const LAYER_FORMAT: u32 = 1;
+
+/// A layer as its tar stream can be made again.
+#[derive(Debug)]
+pub(crate) struct LayerSource {
+    pub(crate) diff_id: Digest,
+    /// Bytes of the stream.
+    pub(crate) size: u64,
+    pub(crate) recipe: fs::File,
+    pub(crate) tree: fs::File,
+}
 
 /// Keeps layers from being removed while it lives.
 #[derive(Debug)]
@@ -97,6 +109,12 @@ impl Staging {
     /// The layer's future root directory.
     pub fn tree(&self) -> PathBuf {
         self.directory().join("fs")
+    }
+
+    /// The file for the layer's recipe, new and empty.
+    pub fn recipe(&self) -> Result<fs::File, StoreError> {
+        let path = self.directory().join("recipe");
+        fs::File::create_new(&path).map_err(StoreError::io("create", &path))
     }
 
     fn directory(&self) -> PathBuf {
@@ -173,9 +191,13 @@ impl Store {
             size: facts.size,
             whiteouts: facts.whiteouts,
             opaque_root: facts.opaque_root,
+            tar_size: facts.tar_size,
             boot: self.inner.boot.clone(),
         };
         let from = staging.directory();
+        if facts.tar_size.is_none() {
+            files::remove(&from.join("recipe"))?;
+        }
         files::write_record(&from.join("layer.json"), &layer, Sync::Later)?;
         let number = staging.number;
         fs::rename(&from, self.layer_directory(number)).map_err(StoreError::io("commit", &from))?;
@@ -188,6 +210,18 @@ impl Store {
     /// The root directory of a layer.
     pub(crate) fn layer_tree(&self, number: LayerNumber) -> PathBuf {
         self.layer_directory(number).join("fs")
+    }
+
+    /// What makes the layer's tar stream again; `None` when it cannot be made.
+    pub(crate) fn layer_source(&self, number: LayerNumber) -> Result<Option<LayerSource>, StoreError> {
+        let state = self.state();
+        let Some(layer) = state.layers.get(&number) else { return Ok(None) };
+        let Some(size) = layer.tar_size else { return Ok(None) };
+        let path = self.layer_directory(number).join("recipe");
+        let recipe = fs::File::open(&path).map_err(StoreError::io("open", &path))?;
+        let path = self.layer_tree(number);
+        let tree = fs::File::open(&path).map_err(StoreError::io("open", &path))?;
+        Ok(Some(LayerSource { diff_id: layer.diff_id.clone(), size, recipe, tree }))
     }
 
     pub(super) fn layer_directory(&self, number: LayerNumber) -> PathBuf {

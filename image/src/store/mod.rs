@@ -8,6 +8,7 @@
 //! names/<hash>.json       one name (registry/repository:tag) and the image it means
 //! layers/<n>/fs           an unpacked layer, overlay format
 //! layers/<n>/layer.json   what it is: diff id, the blobs it came from, size
+//! layers/<n>/recipe       what its tar stream has beside the files, see `unpack::recipe`
 //! layers/<n>/complete     written after a sync: the layer survives a power cut
 //! staging/<n>             layers being unpacked; emptied when the store opens
 //! trash/<n>               layers being deleted; emptied when the store opens
@@ -34,7 +35,8 @@ use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-pub use images::{FindError, Image, ImageBlobs};
+pub use images::{FindError, Image, ImageBlobs, Step};
+pub(crate) use layers::LayerSource;
 pub use layers::{LayerFacts, LayerNumber, Lease, Place, Staging};
 pub use remove::{Pruned, RemoveError, Removed, Use};
 

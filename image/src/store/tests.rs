@@ -35,6 +35,7 @@ fn commit(store: &Store, content: &str, lease: &mut Lease) -> LayerNumber {
         size: content.len() as u64,
         whiteouts: false,
         opaque_root: false,
+        tar_size: None,
     };
     store.commit_layer(staging, &facts, lease).unwrap()
 }
@@ -288,6 +289,7 @@ fn a_layer_whose_tree_depends_on_its_place_is_not_shared_elsewhere() {
         size: 0,
         whiteouts: false,
         opaque_root: false,
+        tar_size: None,
     };
     let number = store.commit_layer(store.stage().unwrap(), &facts, &mut lease).unwrap();
     let place = |chain| Place { blob: Some(&blob), diff_id: &diff_id, chain, lowest: false };
@@ -297,4 +299,39 @@ fn a_layer_whose_tree_depends_on_its_place_is_not_shared_elsewhere() {
     let unknown = Digest::of(b"other blob");
     let claimed = Place { blob: Some(&unknown), ..place(&here) };
     assert_eq!(store.find_layer(&claimed, &mut lease), None);
+}
+
+#[test]
+fn history_gives_each_layer_to_the_step_that_made_it() {
+    let scratch = Scratch::new();
+    let store = open(&scratch);
+    let mut image = record(&store, &["one", "two two", "three"], "app");
+    let line = |by: &str, empty_layer| crate::config::History {
+        created_by: by.into(),
+        empty_layer,
+        ..crate::config::History::default()
+    };
+    let mut config = (*image.config).clone();
+    config.history = vec![line("ADD", false), line("ENV", true), line("RUN", false)];
+    image.config = Arc::new(config);
+    let steps: Vec<(String, u64)> =
+        store.history(&image).into_iter().map(|step| (step.line.created_by, step.size)).collect();
+    let expected = [("", 5), ("RUN", 7), ("ENV", 0), ("ADD", 3)];
+    assert_eq!(steps, expected.map(|(by, size)| (by.to_owned(), size)));
+}
+
+/// Stores of every format ever shipped must open. `UPDATE=1` is not offered: a fixture is written once.
+#[test]
+fn a_store_of_format_1_opens() {
+    let fixture = Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures/store-1");
+    let scratch = Scratch::new();
+    let root = scratch.path().join("store");
+    let copied = std::process::Command::new("cp").arg("-a").arg(&fixture).arg(&root).status().unwrap();
+    assert!(copied.success());
+    let store = Store::open(&root).unwrap();
+    let image = store.find("registry.example/kept:1").unwrap();
+    assert_eq!(image.layers.len(), 1);
+    assert_eq!(fs::read(store.layer_dirs(&image)[0].join("etc/kept")).unwrap(), b"kept");
+    assert_eq!(image.repo_digests.len(), 1);
+    assert!(store.lost().is_empty());
 }

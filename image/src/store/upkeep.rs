@@ -85,9 +85,7 @@ fn make_durable(root: &Path, marked: &mut BTreeSet<OsString>) -> io::Result<()> 
         .map(|entry| entry.path())
         .filter(|path| path.join("layer.json").exists() && !path.join("complete").exists())
         .collect();
-    if unmarked.is_empty() {
-        return Ok(());
-    }
+    // Without new layers too: records and names wait for it.
     rustix::fs::syncfs(fs::File::open(&layers)?)?;
     for directory in unmarked {
         match layers::mark_complete(&directory) {

@@ -30,6 +30,10 @@ pub struct Outcome {
     pub opaque_root: bool,
     /// Bytes of file content.
     pub size: u64,
+    /// Bytes of the tar stream.
+    pub length: u64,
+    /// Every file of the stream is in the tree as it was, so the stream can be made again.
+    pub exact: bool,
 }
 
 /// What a directory gets when nothing more is written into it.
@@ -87,7 +91,7 @@ impl Extractor {
         let fd = fd.as_fd();
         match entry.kind {
             Kind::Directory => self.directory(fd, entry, &path::join(parent, name), name),
-            Kind::File => self.file(fd, entry, name, tar),
+            Kind::File => self.file(fd, entry, &path::join(parent, name), name, tar),
             Kind::HardLink => self.hard_link(fd, entry, &path::join(parent, name), name),
             Kind::Symlink => {
                 if entry.link.is_empty() || entry.link.len() >= PATH_MAX || entry.link.contains(&0) {
@@ -158,13 +162,17 @@ impl Extractor {
         &mut self,
         parent: BorrowedFd<'_>,
         entry: &Entry,
+        path: &[u8],
         name: &[u8],
         tar: &mut Tar<R>,
     ) -> Result<(), UnpackError> {
         let mode = Mode::from_raw_mode(0o600);
         let fd = self.make(parent, entry, name, |parent| fs::openat(parent, name, NEW_FILE, mode))?;
         match &entry.sparse {
-            None => self.size += copy(tar, fd.as_fd(), entry, u64::MAX)?,
+            None => {
+                tar.will_lie_at(path)?;
+                self.size += copy(tar, fd.as_fd(), entry, u64::MAX)?;
+            }
             Some((size, pieces)) => {
                 fs::ftruncate(&fd, *size).map_err(failed("set size of", &entry.path))?;
                 for (offset, length) in pieces {
@@ -232,6 +240,8 @@ impl Extractor {
             whiteouts: self.tree.hides,
             opaque_root: self.tree.opaque_root,
             size: self.size,
+            length: 0,
+            exact: !self.tree.replaced,
         })
     }
 }
@@ -252,7 +262,7 @@ fn copy<R: BufRead>(
             Err(Errno::INTR) => continue,
             other => other.map_err(failed("write", &entry.path))?,
         };
-        tar.consume(written);
+        tar.consume(written)?;
         copied += written as u64;
     }
     Ok(copied)

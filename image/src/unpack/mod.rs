@@ -5,7 +5,8 @@
 //! descriptor: it opens no path of its own.
 //!
 //! Rooms: `header`, `pax`, `tar` (reading), `path` (what names mean), `tree` (where they go), `attributes`,
-//! `extract` (writing), `implied` (directories an archive left out), `stream` (inflating and hashing).
+//! `extract` (writing), `implied` (directories an archive left out), `stream` (inflating and hashing), `recipe`
+//! (making the stream again).
 
 mod attributes;
 mod error;
@@ -14,18 +15,21 @@ mod header;
 mod implied;
 mod path;
 mod pax;
+mod recipe;
 mod stream;
 mod tar;
 #[cfg(test)]
 mod tests;
 mod tree;
 
+use std::fs::File;
 use std::io::BufRead;
 use std::os::fd::OwnedFd;
 
 pub use error::UnpackError;
 pub use extract::Outcome;
 pub use implied::adopt;
+pub use recipe::replay;
 pub(crate) use stream::{TarStream, sniff};
 pub(crate) use tar::{Kind, Tar};
 
@@ -47,20 +51,23 @@ pub struct Expected<'a> {
 
 /// Unpacks `source` into the empty directory `root`. Returns the digest of the tar stream too.
 ///
-/// On an error the tree is in some state between and must be deleted.
+/// Into `recipe` goes all of the stream that is not found again in the tree; with both [`replay`] makes the stream
+/// anew. On an error the tree is in some state between and must be deleted.
 pub fn unpack(
     source: impl BufRead,
     root: OwnedFd,
+    recipe: Option<File>,
     expected: &Expected<'_>,
 ) -> Result<(Digest, Outcome), UnpackError> {
     let stream = stream::TarStream::new(source, expected.compression, expected.size, expected.diff_id)?;
-    let mut reader = tar::Tar::new(stream);
+    let recorder = recipe.map(recipe::Recorder::new).transpose()?;
+    let mut reader = tar::Tar::new(stream, recorder);
     let outcome = extract::extract(&mut reader, root, expected.lowest)?;
-    let digest = reader.into_source().finish()?;
-    Ok((digest, outcome))
+    let (digest, length) = reader.finish()?.finish()?;
+    Ok((digest, Outcome { length, ..outcome }))
 }
 
 /// Reads an archive that is no layer: packed in any way, and of files only.
 pub(crate) fn archive<R: BufRead>(source: R) -> Result<Tar<TarStream<R>>, UnpackError> {
-    Ok(Tar::new(TarStream::guessed(source)?))
+    Ok(Tar::new(TarStream::guessed(source)?, None))
 }

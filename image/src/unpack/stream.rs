@@ -77,12 +77,12 @@ impl<R: BufRead> TarStream<R> {
         Ok(stream)
     }
 
-    /// Reads to the very end, so that the digest covers bytes after the archive's trailer too.
-    pub(super) fn finish(mut self) -> Result<Digest, UnpackError> {
+    /// Reads to the very end, so that digest and length cover bytes after the archive's trailer too.
+    pub(super) fn finish(mut self) -> Result<(Digest, u64), UnpackError> {
         loop {
             let count = self.fill_buf().map_err(UnpackError::stream)?.len();
             if count == 0 {
-                return Ok(self.hasher.finish());
+                return Ok((self.hasher.finish(), self.passed));
             }
             self.consume(count);
         }
@@ -217,7 +217,7 @@ mod tests {
         let mut stream = TarStream::new(source, compression, packed.len() as u64, &any)?;
         let mut bytes = Vec::new();
         stream.read_to_end(&mut bytes).map_err(UnpackError::stream)?;
-        Ok((bytes, stream.finish()?))
+        Ok((bytes, stream.finish()?.0))
     }
 
     #[test]

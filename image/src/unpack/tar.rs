@@ -8,6 +8,7 @@ use std::io::{BufRead, ErrorKind};
 use super::error::UnpackError;
 use super::header::{BLOCK, Block, Dialect, Fields, number, text};
 use super::pax::{Records, unsigned};
+use super::recipe::Recorder;
 
 /// Bytes of one PAX or long-name body; Go's limit.
 const SPECIAL_SIZE_MAX: u64 = 1 << 20;
@@ -56,6 +57,8 @@ pub(crate) struct Tar<R> {
     /// Data bytes of the present entry not read yet.
     left: u64,
     padding: u64,
+    /// Where all bytes go that are not found again in the tree.
+    recorder: Option<Recorder>,
 }
 
 /// Special headers seen before the entry they belong to.
@@ -67,13 +70,39 @@ struct Pending {
 }
 
 impl<R: BufRead> Tar<R> {
-    pub(super) fn new(source: R) -> Self {
-        Self { source, entries: 0, left: 0, padding: 0 }
+    pub(super) fn new(source: R, recorder: Option<Recorder>) -> Self {
+        Self { source, entries: 0, left: 0, padding: 0, recorder }
     }
 
-    /// The source, wherever reading stopped.
-    pub(super) fn into_source(self) -> R {
-        self.source
+    /// Reads what is left after the archive's end, and gives back the source.
+    pub(super) fn finish(mut self) -> Result<R, UnpackError> {
+        loop {
+            let count = self.source.fill_buf().map_err(UnpackError::stream)?.len();
+            if count == 0 {
+                break;
+            }
+            self.take(count)?;
+        }
+        if let Some(recorder) = self.recorder {
+            recorder.finish()?;
+        }
+        Ok(self.source)
+    }
+
+    /// Data read from here to the next entry will lie at `path` of the tree, whole.
+    pub(super) fn will_lie_at(&mut self, path: &[u8]) -> Result<(), UnpackError> {
+        let left = self.left;
+        self.recorder.as_mut().map_or(Ok(()), |recorder| recorder.file(path, left))
+    }
+
+    /// Moves on by `count` bytes of what was shown last.
+    fn take(&mut self, count: usize) -> Result<(), UnpackError> {
+        if let Some(recorder) = &mut self.recorder {
+            let buffer = self.source.fill_buf().map_err(UnpackError::stream)?;
+            recorder.bytes(buffer.get(..count).unwrap_or(buffer))?;
+        }
+        self.source.consume(count);
+        Ok(())
     }
 
     /// The next entry, `None` at the end of the archive.
@@ -115,9 +144,9 @@ impl<R: BufRead> Tar<R> {
     }
 
     /// Marks bytes of the last chunk as used.
-    pub(crate) fn consume(&mut self, count: usize) {
-        self.source.consume(count);
+    pub(crate) fn consume(&mut self, count: usize) -> Result<(), UnpackError> {
         self.left = self.left.saturating_sub(count as u64);
+        self.take(count)
     }
 
     fn refusal(&self, what: &'static str) -> UnpackError {
@@ -224,7 +253,7 @@ impl<R: BufRead> Tar<R> {
             if let (Some(rest), Some(buffer)) = (rest.get_mut(..count), buffer.get(..count)) {
                 rest.copy_from_slice(buffer);
             }
-            self.source.consume(count);
+            self.take(count)?;
             filled += count;
         }
         Ok(Some(Block(block)))
@@ -245,7 +274,7 @@ impl<R: BufRead> Tar<R> {
             }
             let count = chunk.len();
             body.extend_from_slice(chunk);
-            self.consume(count);
+            self.consume(count)?;
         }
     }
 
@@ -256,7 +285,7 @@ impl<R: BufRead> Tar<R> {
                 return Err(self.refusal("stream ends within an entry"));
             }
             let step = buffer.len().min(usize::try_from(count).unwrap_or(usize::MAX));
-            self.source.consume(step);
+            self.take(step)?;
             count -= step as u64;
         }
         Ok(())
@@ -373,10 +402,10 @@ mod tests {
     fn entries_are_counted_with_the_headers_that_say_nothing() {
         let comment = Forge::new().entry(Head::new(b'g', "g"), b"").bytes;
         let bytes = Forge::new().raw(&comment).raw(&comment).file("f", "x").finish();
-        let mut tar = Tar::new(&bytes[..]);
+        let mut tar = Tar::new(&bytes[..], None);
         tar.entries = ENTRIES_MAX - 3;
         assert!(tar.next().unwrap().is_some());
-        let mut tar = Tar::new(&bytes[..]);
+        let mut tar = Tar::new(&bytes[..], None);
         tar.entries = ENTRIES_MAX - 2;
         assert!(matches!(tar.next(), Err(UnpackError::Limit { what: "entries", .. })));
     }

@@ -49,6 +49,8 @@ pub(super) struct Tree {
     pub(super) implied: BTreeSet<Vec<u8>>,
     /// Paths of whiteouts made.
     whiteouts: BTreeSet<Vec<u8>>,
+    /// Something the layer itself brought was replaced by a later entry.
+    pub(super) replaced: bool,
     /// Some directory was made opaque.
     any_opaque: bool,
     /// Everything below the layer is hidden.
@@ -67,6 +69,7 @@ impl Tree {
             open: HashMap::new(),
             implied: BTreeSet::new(),
             whiteouts: BTreeSet::new(),
+            replaced: false,
             any_opaque: false,
             opaque_root: false,
             hides: false,
@@ -206,9 +209,13 @@ impl Tree {
         match found {
             Found::Nothing => return Ok(false),
             Found::Whiteout | Found::Other => {
+                self.replaced |= found == Found::Other;
                 fs::unlinkat(parent, name, AtFlags::empty()).map_err(failed("replace", path))?;
             }
-            Found::Directory => remove_directory(parent, name).map_err(failed("replace", path))?,
+            Found::Directory => {
+                self.replaced = true;
+                remove_directory(parent, name).map_err(failed("replace", path))?;
+            }
         }
         // Remembered directories may have gone, or be reached by another way now.
         self.open.clear();

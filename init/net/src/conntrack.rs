@@ -63,11 +63,17 @@ pub fn flush(flows: &[Flow]) -> Result<usize, FlushError> {
     let local = Route::open().and_then(|mut route| route.addresses()).map_err(FlushError::Socket)?;
     let local: BTreeSet<IpAddr> = local.into_iter().map(|(_, net)| net.addr()).collect();
     let mut socket = Socket::open(NETLINK_NETFILTER).map_err(FlushError::Socket)?;
+    let outcome = flush_over(&mut socket, flows, &local);
+    socket.close_aside();
+    outcome
+}
+
+fn flush_over(socket: &mut Socket, flows: &[Flow], local: &BTreeSet<IpAddr>) -> Result<usize, FlushError> {
     let list = Request { kind: GET, flags: 0, body: vec![0; GENERIC_BYTES] };
     let entries = socket.dump(&list).map_err(FlushError::Socket)?.map_err(FlushError::List)?;
     let matching = entries.iter().filter_map(|message| {
         let entry = Entry::parse(&message.body)?;
-        flows.iter().any(|flow| entry.matches(flow, &local)).then(|| entry.removal(&message.body))
+        flows.iter().any(|flow| entry.matches(flow, local)).then(|| entry.removal(&message.body))
     });
     let removals: Vec<Request> = matching.collect();
     let answers = socket.send_all(&removals).map_err(FlushError::Socket)?;

@@ -7,7 +7,7 @@ use std::os::fd::AsFd;
 
 use berth_net::bridge::{self, BridgeConfig};
 use berth_net::conntrack::{self, Flow};
-use berth_net::firewall::{self, Bridge, Guard, Publish, Rules};
+use berth_net::firewall::{self, Bridge, Firewall, Guard, Publish, Rules};
 use berth_net::{IpNet, Mac, Protocol};
 use lab::{Container, get, here, ip, net, on_machine, serve, within};
 
@@ -214,5 +214,44 @@ fn rules_that_contradict_themselves_change_nothing() {
         let name = refused(&|rules| rules.bridges[0].name = "a-name-of-16-byte".into());
         assert_eq!(name, "not an interface name: \"a-name-of-16-byte\"");
         assert_eq!(get("10.9.0.1:8080"), Ok("10.9.0.1".into()));
+    });
+}
+
+#[test]
+fn small_changes_lead_to_the_same_as_whole_ones() {
+    on_machine(|| {
+        let Matrix { mut rules, c2, c3, .. } = matrix(false);
+        c3.serve(81);
+        let mut firewall = Firewall::open().unwrap();
+        firewall.apply(&rules).unwrap();
+        firewall.apply(&rules).unwrap();
+        let mut apply = |rules: &Rules| firewall.apply(rules).unwrap();
+        // A port comes, moves to another container, and goes.
+        rules.publish.push(publish("0.0.0.0", 6060, "10.9.0.2", 80));
+        apply(&rules);
+        assert_eq!(c2.get("10.9.0.1:6060"), Ok("10.9.0.1".into()));
+        *rules.publish.last_mut().unwrap() = publish("0.0.0.0", 6060, "10.9.0.3", 81);
+        apply(&rules);
+        assert_eq!(get("10.9.0.1:6060"), Ok("10.9.0.1".into()));
+        within(c3.fd(), || assert!(get("127.0.0.1:80").is_err()));
+        rules.publish.pop();
+        apply(&rules);
+        assert!(get("10.9.0.1:6060").is_err());
+        assert!(get("10.9.0.1:8080").is_ok());
+        // Guards come and go.
+        let all = std::mem::take(&mut rules.guards);
+        apply(&rules);
+        rules.guards.clone_from(&all);
+        rules.guards[1].addresses = vec![ip("10.9.0.99")];
+        apply(&rules);
+        assert!(c3.get("10.9.0.1:8080").is_err(), "its address is not its own any more");
+        rules.guards = all;
+        apply(&rules);
+        assert!(c3.get("10.9.0.1:8080").is_ok());
+        // Somebody else removes everything: the next change puts all of it back.
+        firewall::remove().unwrap();
+        rules.publish.push(publish("0.0.0.0", 6061, "10.9.0.2", 80));
+        apply(&rules);
+        assert!(get("10.9.0.1:6061").is_ok() && get("10.9.0.1:8080").is_ok());
     });
 }

@@ -337,6 +337,9 @@ impl Machine {
             self.drain(Kind::Agent);
             // Exactly the one that had ended before the sockets were drained: another may not be registered yet.
             self.reap_one(seen.pid);
+            if !self.reaping {
+                return;
+            }
         }
     }
 
@@ -344,7 +347,11 @@ impl Machine {
         let ended = match reap(pid) {
             Ok(Some(ended)) => ended,
             Ok(None) => return,
-            Err(error) => return warn!("process {pid} is not reaped: {error}, continuing"),
+            Err(error) => {
+                // Until the next child ends: trying at once would only repeat it.
+                self.reaping = false;
+                return warn!("process {pid} is not reaped: {error}, continuing");
+            }
         };
         let now = clock_gettime(ClockId::Realtime);
         let at_unix_ns = now.tv_sec.saturating_mul(1_000_000_000).saturating_add(now.tv_nsec);

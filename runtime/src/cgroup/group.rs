@@ -38,6 +38,14 @@ impl Group {
                 _ => {}
             }
         }
+        Self::ensure(parent, name)
+    }
+
+    /// Makes the group `name` below `parent` if it is missing: for groups that hold groups.
+    ///
+    /// # Errors
+    /// What `mkdir` and `open` say.
+    pub fn ensure(parent: BorrowedFd<'_>, name: &str) -> io::Result<Self> {
         match rustix::fs::mkdirat(parent, name, Mode::from_raw_mode(0o755)) {
             Ok(()) | Err(Errno::EXIST) => {}
             Err(error) => return Err(error.into()),
@@ -55,6 +63,37 @@ impl Group {
         }
         let dir = open_dir(parent, name)?;
         Ok(Self { dir, parent: parent.try_clone_to_owned()?, name: name.to_owned() })
+    }
+
+    /// The group a directory is, without knowing its parent: it cannot be removed by [`Group::remove`].
+    ///
+    /// # Errors
+    /// What `open` says.
+    pub fn open_at(dir: BorrowedFd<'_>) -> io::Result<Self> {
+        Ok(Self { dir: open_dir(dir, ".")?, parent: dir.try_clone_to_owned()?, name: ".".to_owned() })
+    }
+
+    /// Controllers that are there to be enabled.
+    ///
+    /// # Errors
+    /// What the kernel says.
+    pub fn controllers(&self) -> io::Result<Vec<String>> {
+        Ok(self.read("cgroup.controllers")?.split_ascii_whitespace().map(str::to_owned).collect())
+    }
+
+    /// Writes a file of the group that [`Limits`] has no name for (`unified` of the runtime specification).
+    ///
+    /// # Errors
+    /// `InvalidInput` when the name is no file of a controller; what the kernel says otherwise.
+    pub fn set_file(&self, name: &str, value: &str) -> io::Result<()> {
+        let legal = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || b"._-".contains(&byte);
+        if !name.contains('.') || name.starts_with('.') || !name.bytes().all(legal) {
+            return Err(io::Error::new(
+                io::ErrorKind::InvalidInput,
+                format!("no file of a controller: {name}"),
+            ));
+        }
+        self.write(name, value)
     }
 
     /// The directory, for [`crate::plan::Plan::cgroup`].

@@ -7,12 +7,13 @@
 mod serve;
 mod slot;
 mod start;
-mod target;
+pub(crate) mod target;
 
 use std::io;
 use std::os::fd::BorrowedFd;
 
 pub use serve::{ServeError, serve};
+pub(crate) use slot::make as make_slot;
 
 /// What the launcher needs from the program around it.
 pub trait Host {

@@ -9,8 +9,9 @@ use rustix::event::{PollFd, PollFlags, poll};
 use rustix::net::{SocketFlags, accept_with, sockopt};
 
 use super::Host;
-use super::start::{Begun, Running, Starter, Starting};
+use super::start::{Begun, Starter};
 use crate::plan::{Failure, Reply, Request};
+use crate::stage::starting::{Running, Starting};
 use crate::stage::sync::timespec;
 use crate::wire::{self, Incoming, Progress};
 

@@ -18,7 +18,7 @@ use crate::wire;
 const DEADLINE: Duration = Duration::from_secs(10);
 
 /// Makes a slot whose ids `0..count` are `base..base+count` of the host. The host's root is never among them.
-pub(super) fn make(single: SingleThreaded, base: u32, count: u32) -> Result<[OwnedFd; 2], Failure> {
+pub(crate) fn make(single: SingleThreaded, base: u32, count: u32) -> Result<[OwnedFd; 2], Failure> {
     if base == 0 || count == 0 || base.checked_add(count).is_none() {
         return Err(failure("slot", &format!("ids {base}+{count}"), Errno::INVAL));
     }

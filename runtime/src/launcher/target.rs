@@ -11,16 +11,16 @@ const MAP_MAX: u64 = 16 * 1024;
 
 /// Facts about the first process of a container.
 #[derive(Debug)]
-pub(super) struct Target {
+pub(crate) struct Target {
     /// Its control group namespace.
-    pub(super) cgroup: OwnedFd,
+    pub(crate) cgroup: OwnedFd,
     /// The host's id of its root, 0 in the host's user namespace.
-    pub(super) host_root: u32,
+    pub(crate) host_root: u32,
 }
 
 /// Looks at the process behind a pidfd. Procfs knows it by number only, so it must still live afterwards: then the
 /// number was its own all the time.
-pub(super) fn inspect(pidfd: BorrowedFd<'_>) -> io::Result<Target> {
+pub(crate) fn inspect(pidfd: BorrowedFd<'_>) -> io::Result<Target> {
     let pid = pid_of(pidfd)?;
     let flags = OFlags::RDONLY | OFlags::CLOEXEC;
     let cgroup = rustix::fs::open(format!("/proc/{pid}/ns/cgroup"), flags, Mode::empty())?;

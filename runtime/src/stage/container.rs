@@ -10,7 +10,7 @@ use rustix::mount::{MoveMountFlags, UnmountFlags};
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 
 use super::failure::Step;
-use super::intermediate::Context;
+use super::intermediate::{Context, Gate};
 use super::passwd::Identity;
 use super::sources::{Sources, streams};
 use super::sync::{Go, Report, report};
@@ -116,6 +116,9 @@ fn stage(context: Context<'_>, plan: &Plan, ready: &Ready) -> Result<OwnedFd, Fa
                 .step("domain name", &plan.domainname)?;
         }
     }
+    if let Some(gate) = context.gate {
+        gate.before_pivot()?;
+    }
     pivot(root.as_fd())?;
     if plan.root.readonly {
         masks::make_readonly(root.as_fd(), false).step("root", "read-only")?;
@@ -159,6 +162,9 @@ fn run(
     enter_cwd(root, &process.cwd)?;
     // Descriptors of the host's are closed by execve; standard streams are the last that stay.
     berth_sys::process::close_on_exec_from(3).step("descriptors", "close on exec")?;
+    if let Some(gate) = context.gate {
+        return become_program_later(context, gate, process, filter, &who);
+    }
     if role != Role::Init {
         return become_program(context, process, filter, &who);
     }
@@ -182,6 +188,21 @@ fn as_child_of_init(
         rustix::termios::tcsetpgrp(rustix::stdio::stdin(), me).step("init", "foreground")?;
     }
     become_program(context, process, filter, who)
+}
+
+/// Says that everything is ready, waits at the gate, and reports to whoever opened it from then on.
+fn become_program_later(
+    context: Context<'_>,
+    gate: &dyn Gate,
+    process: &Process,
+    filter: &Filter,
+    who: &Identity,
+) -> Result<(), Failure> {
+    report(context.sync, &Report::Created, &[]).step("create", "report")?;
+    let opener = gate.wait()?;
+    let context = Context { sync: opener.as_fd(), gate: None, ..context };
+    fail(context.sync, become_program(context, process, filter, who));
+    berth_sys::process::exit_now(FAILED)
 }
 
 fn become_program(

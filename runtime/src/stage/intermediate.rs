@@ -4,7 +4,7 @@
 //! It is needed because a process keeps its pid namespace for life, and because new namespaces shall be owned by the
 //! container's user namespace. Both processes are children of init (`CLONE_PARENT`), which reaps them.
 
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use berth_sys::clone::{Options, SingleThreaded, spawn};
 use rustix::thread::{
@@ -26,6 +26,17 @@ pub(crate) struct Context<'a> {
     pub(crate) sync: BorrowedFd<'a>,
     /// The plan's descriptors.
     pub(crate) fds: Fds<'a>,
+    /// Where the process waits between set-up and program, and what else happens on the way; none to go on at once.
+    pub(crate) gate: Option<&'a dyn Gate>,
+}
+
+/// The stops of a container that is created first and started later (OCI).
+pub(crate) trait Gate {
+    /// In the container's namespaces, before its root is the root.
+    fn before_pivot(&self) -> Result<(), Failure>;
+
+    /// Waits to be let through; gives the connection on which the rest is reported. In the container's root.
+    fn wait(&self) -> Result<OwnedFd, Failure>;
 }
 
 /// Makes the first process of a container; its exit code is the intermediate's own.

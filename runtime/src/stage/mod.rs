@@ -18,6 +18,7 @@ pub(crate) mod sources;
 
 pub(crate) mod container;
 pub(crate) mod intermediate;
+pub(crate) mod starting;
 
 mod copy_up;
 mod devices;

@@ -67,11 +67,26 @@ pub(crate) struct Sources {
     pub(crate) host_sys: Option<OwnedFd>,
 }
 
+/// Whose ids the files of the root have on disk.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Owners {
+    /// The container's own (0 is its root): they are shifted into its range.
+    Shifted,
+    /// The host's, of the container's range already (the OCI bundle's way).
+    Unchanged,
+}
+
 /// Clones what the plan names and sets flags and owners.
-pub(crate) fn detach(plan: &Plan, fds: Fds<'_>, namespaces: &MountNamespaces) -> Result<Sources, Failure> {
+pub(crate) fn detach(
+    plan: &Plan,
+    fds: Fds<'_>,
+    namespaces: &MountNamespaces,
+    owners: Owners,
+) -> Result<Sources, Failure> {
     let user = user_namespace(plan, fds)?;
     let sources = namespaces.in_host(|| clone_all(plan, fds))?;
-    let idmap = Change { idmap: user, propagation: Propagation::Private, ..Change::NONE };
+    let shift = user.filter(|_| owners == Owners::Shifted);
+    let idmap = Change { idmap: shift, propagation: Propagation::Private, ..Change::NONE };
     for (index, layer) in sources.layers.iter().chain(&sources.writable).enumerate() {
         attributes::set_attributes(layer.as_fd(), &idmap).step("layer", format!("layer {index}"))?;
     }

@@ -4,6 +4,8 @@
 //! intermediate → launcher   Cloned, with the pidfd
 //! launcher → container      Go (init knows the process by now)
 //! container → launcher      Terminal, with the master side (only when asked for)
+//! container → launcher      Created, when it goes on only at its gate (OCI `create` and `start`); the rest is for
+//!                           whoever opens that
 //! container → launcher      Executing, then the end of the connection when execve closes it
 //!                           or Failed at any point before
 //! ```
@@ -29,6 +31,8 @@ pub(crate) enum Report {
     },
     /// The terminal is there. Fd: its master side.
     Terminal,
+    /// Everything is set up and the process waits at its gate.
+    Created,
     /// The next thing is `execve`; the end of the connection means that it succeeded.
     Executing,
     /// A step failed; the process ends.

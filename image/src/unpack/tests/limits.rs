@@ -70,7 +70,7 @@ fn a_full_disk_is_told_as_such() {
     let any = Digest::of(b"");
     let expected =
         Expected { compression: Compression::None, size: tar.len() as u64, diff_id: &any, lowest: true };
-    let result = unpack(&tar[..], root, &expected);
+    let result = unpack(&tar[..], root, None, &expected);
     assert!(std::process::Command::new("umount").arg(&small).status().unwrap().success());
     assert!(result.unwrap_err().into_no_space().is_ok());
 }

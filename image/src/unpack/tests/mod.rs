@@ -56,7 +56,7 @@ fn try_at(build: impl FnOnce(&Scratch) -> Vec<u8>, lowest: bool) -> Tried {
     let root = File::open(&tree).unwrap().into();
     let any = Digest::of(b"");
     let expected = Expected { compression: Compression::None, size: tar.len() as u64, diff_id: &any, lowest };
-    let result = unpack(&tar[..], root, &expected);
+    let result = unpack(&tar[..], root, None, &expected);
     if let Ok((digest, _)) = &result {
         assert_eq!(*digest, Digest::of(&tar), "the digest must cover every byte");
     }

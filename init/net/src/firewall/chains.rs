@@ -6,11 +6,11 @@
 //! from the machine ─ nat_output ───────────────────────── nat_postrouting ─ to a container or out
 //! ```
 
+use super::Rules;
 use super::sets::{
-    self, BRIDGES, GATEWAYS_4, GATEWAYS_6, INTERNAL, PUBLISH_4, PUBLISH_6, PUBLISH_AT_4, PUBLISH_AT_6,
-    SUBNETS_4, SUBNETS_6,
+    BRIDGES, GATEWAYS_4, GATEWAYS_6, INTERNAL, PUBLISH_4, PUBLISH_6, PUBLISH_AT_4, PUBLISH_AT_6, SUBNETS_4,
+    SUBNETS_6,
 };
-use super::{ApplyError, Rules};
 use crate::nftables::expression::{Field, Rule};
 use crate::nftables::{Batch, ChainHook};
 use crate::ports::Protocol;
@@ -38,15 +38,13 @@ const LINK_LOCAL_4: &str = "169.254.0.0/16";
 /// The same service's IPv6 address at AWS, and its prefix at others.
 const METADATA_6: &str = "fd00:ec2::254/128";
 
-/// Adds sets, chains and rules.
-pub(super) fn add(batch: &mut Batch, rules: &Rules) -> Result<(), ApplyError> {
-    sets::add(batch, rules)?;
+/// Adds chains and rules.
+pub(super) fn add(batch: &mut Batch, rules: &Rules) {
     raw(batch, rules);
     redirect(batch);
     masquerade(batch, rules);
     forward(batch);
     input(batch, rules);
-    Ok(())
 }
 
 fn hook(kind: &'static str, hook: u32, priority: i32, accept: bool) -> ChainHook {

@@ -3,9 +3,11 @@
 //! Frames are checked where they enter the bridge, before it learns the sender, so a false sender poisons neither
 //! neighbours nor the bridge's own table.
 
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 
 use super::Rules;
+use super::sets::Content;
 use crate::nftables::expression::{Field, Rule, interface, joined, octets};
 use crate::nftables::{Batch, ChainHook, Element, Set};
 
@@ -36,9 +38,8 @@ const MACS: Set = set("macs", 2, (NFT_INTERFACE << 6) | NFT_MAC, 24);
 const ADDRESSES_4: Set = set("addresses4", 3, (NFT_INTERFACE << 6) | NFT_IPV4, 20);
 const ADDRESSES_6: Set = set("addresses6", 4, (NFT_INTERFACE << 6) | NFT_IPV6, 32);
 
-/// Adds sets, chains and rules.
-pub(super) fn add(batch: &mut Batch, rules: &Rules) {
-    add_sets(batch, rules);
+/// Adds chains and rules.
+pub(super) fn add(batch: &mut Batch) {
     // -300: before the bridge's own connection tracking, if that is ever loaded.
     let hook = ChainHook { kind: "filter", hook: 0, priority: -300, accept: true };
     batch.chain("guard", Some(hook));
@@ -89,29 +90,27 @@ fn ipv6(batch: &mut Batch) {
     }
 }
 
-fn add_sets(batch: &mut Batch, rules: &Rules) {
+/// The sets with their elements.
+pub(super) fn contents(rules: &Rules) -> Vec<Content> {
     let element = |key: Vec<u8>| Element { key, value: None, interval_end: false };
-    let mut lists: [(&Set, Vec<Element>); 4] =
-        [(&PORTS, vec![]), (&MACS, vec![]), (&ADDRESSES_4, vec![]), (&ADDRESSES_6, vec![])];
+    let (mut ports, mut macs) = (BTreeSet::new(), BTreeSet::new());
+    let (mut addresses4, mut addresses6) = (BTreeSet::new(), BTreeSet::new());
     for guard in &rules.guards {
         let name = interface(&guard.host_name);
-        let [ports, macs, addresses4, addresses6] = &mut lists;
-        ports.1.push(element(name.to_vec()));
-        macs.1.push(element(joined(&[&name, &guard.mac.0])));
+        ports.insert(element(name.to_vec()));
+        macs.insert(element(joined(&[&name, &guard.mac.0])));
         let own = IpAddr::V6(guard.mac.link_local());
         let ipv6 = guard.addresses.iter().any(IpAddr::is_ipv6);
         for address in guard.addresses.iter().chain(ipv6.then_some(&own)) {
-            let list = if address.is_ipv4() { &mut *addresses4 } else { &mut *addresses6 };
-            let wanted = element(joined(&[&name, &octets(*address)]));
-            if !list.1.contains(&wanted) {
-                list.1.push(wanted);
-            }
+            let list = if address.is_ipv4() { &mut addresses4 } else { &mut addresses6 };
+            list.insert(element(joined(&[&name, &octets(*address)])));
         }
     }
-    for (set, elements) in lists {
-        batch.set(set);
-        if !elements.is_empty() {
-            batch.elements(set, &elements);
-        }
-    }
+    let list = |set: BTreeSet<Element>| set.into_iter().collect();
+    vec![
+        (&PORTS, list(ports)),
+        (&MACS, list(macs)),
+        (&ADDRESSES_4, list(addresses4)),
+        (&ADDRESSES_6, list(addresses6)),
+    ]
 }

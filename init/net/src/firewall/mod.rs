@@ -1,7 +1,7 @@
 //! The firewall: what [`Rules`] say, turned into one nftables transaction.
 //!
-//! [`apply`] replaces everything the machine has of ours at once: a packet meets the old rules or the new ones,
-//! never half of them. Reading order: the types here, then the set and map definitions, then the chains.
+//! [`apply`] changes everything the machine has of ours at once: a packet meets the old rules or the new ones, never
+//! half of them. Reading order: the types here, then the set and map definitions, then the chains.
 
 mod chains;
 mod guard;
@@ -119,11 +119,72 @@ pub enum ApplyError {
     },
 }
 
-/// Replaces the machine's rules by `rules` in one transaction.
+/// The way to the machine's firewall, for who changes rules often: it knows what is in force and sends only what
+/// changes, and closing it, for which the kernel makes the caller wait, is put off.
+#[derive(Debug)]
+pub struct Firewall {
+    netfilter: Netfilter,
+    /// What is in force, when that is known.
+    in_force: Option<Rules>,
+}
+
+impl Firewall {
+    /// Opens it in the thread's network namespace.
+    pub fn open() -> Result<Firewall, ApplyError> {
+        Ok(Firewall { netfilter: Netfilter::open().map_err(ApplyError::Socket)?, in_force: None })
+    }
+
+    /// Replaces the machine's rules by `rules` in one transaction.
+    pub fn apply(&mut self, rules: &Rules) -> Result<(), ApplyError> {
+        let small = transaction(self.in_force.as_ref(), rules)?;
+        let known = self.in_force.take().is_some();
+        match self.commit(&small) {
+            Ok(()) => {}
+            // Somebody else changed the table: put all of it in force.
+            Err(ApplyError::Refused { .. }) if known => self.commit(&transaction(None, rules)?)?,
+            Err(error) => return Err(error),
+        }
+        self.in_force = Some(rules.clone());
+        bridge_settings(rules)
+    }
+
+    /// Removes all rules of ours; packets are forwarded unfiltered afterwards as far as forwarding is on.
+    pub fn remove(&mut self) -> Result<(), ApplyError> {
+        self.in_force = None;
+        let mut batch = Batch::new(Family::Inet, TABLE);
+        batch.delete_table();
+        batch.switch_table(Family::Bridge, TABLE);
+        batch.delete_table();
+        self.commit(&batch.finish())
+    }
+
+    fn commit(&mut self, batch: &Finished) -> Result<(), ApplyError> {
+        self.netfilter.commit(batch).map_err(|refusal| match refusal {
+            CommitError::Socket(source) => ApplyError::Socket(source),
+            CommitError::Refused { what, source } => ApplyError::Refused { what, source },
+        })
+    }
+
+    fn close_aside(self) {
+        self.netfilter.close_aside();
+    }
+}
+
+/// Replaces the machine's rules by `rules` in one transaction; see [`Firewall::apply`] for doing it often.
 pub fn apply(rules: &Rules) -> Result<(), ApplyError> {
-    let batch = transaction(rules)?;
-    commit(&batch)?;
-    bridge_settings(rules)
+    once(|firewall| firewall.apply(rules))
+}
+
+/// Removes all rules of ours.
+pub fn remove() -> Result<(), ApplyError> {
+    once(Firewall::remove)
+}
+
+fn once(change: impl FnOnce(&mut Firewall) -> Result<(), ApplyError>) -> Result<(), ApplyError> {
+    let mut firewall = Firewall::open()?;
+    let outcome = change(&mut firewall);
+    firewall.close_aside();
+    outcome
 }
 
 /// Switches packet forwarding on for the whole machine. Interfaces that learn their addresses from router
@@ -149,32 +210,32 @@ pub fn enable_forwarding() -> Result<(), ApplyError> {
     Ok(())
 }
 
-/// Removes all rules of ours; packets are forwarded unfiltered afterwards as far as forwarding is on.
-pub fn remove() -> Result<(), ApplyError> {
-    let mut batch = Batch::new(Family::Inet, TABLE);
-    batch.delete_table();
-    batch.switch_table(Family::Bridge, TABLE);
-    batch.delete_table();
-    commit(&batch.finish())
-}
-
-fn transaction(rules: &Rules) -> Result<Finished, ApplyError> {
+/// The transaction that leads from `before`, which is in force, to `rules`; from anything when `before` is unknown.
+///
+/// Rules and chains depend on networks, which change rarely. A container that comes or goes only changes elements of
+/// sets: that is a small transaction, and one the kernel ends without waiting for every processor.
+fn transaction(before: Option<&Rules>, rules: &Rules) -> Result<Finished, ApplyError> {
     check(rules)?;
+    let (sets, guards) = (sets::contents(rules)?, guard::contents(rules));
     let mut batch = Batch::new(Family::Inet, TABLE);
-    batch.replace_table();
-    chains::add(&mut batch, rules)?;
-    batch.switch_table(Family::Bridge, TABLE);
-    batch.replace_table();
-    guard::add(&mut batch, rules);
+    match before {
+        Some(before) if before.bridges == rules.bridges && before.host_ports == rules.host_ports => {
+            batch.touch_table();
+            sets::change(&mut batch, &sets::contents(before)?, &sets);
+            batch.switch_table(Family::Bridge, TABLE);
+            sets::change(&mut batch, &guard::contents(before), &guards);
+        }
+        _ => {
+            batch.clear_table();
+            sets::fill(&mut batch, &sets);
+            chains::add(&mut batch, rules);
+            batch.switch_table(Family::Bridge, TABLE);
+            batch.clear_table();
+            sets::fill(&mut batch, &guards);
+            guard::add(&mut batch);
+        }
+    }
     Ok(batch.finish())
-}
-
-fn commit(batch: &Finished) -> Result<(), ApplyError> {
-    let mut netfilter = Netfilter::open().map_err(ApplyError::Socket)?;
-    netfilter.commit(batch).map_err(|refusal| match refusal {
-        CommitError::Socket(source) => ApplyError::Socket(source),
-        CommitError::Refused { what, source } => ApplyError::Refused { what, source },
-    })
 }
 
 fn check(rules: &Rules) -> Result<(), ApplyError> {

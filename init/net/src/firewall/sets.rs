@@ -1,12 +1,12 @@
 //! The sets and maps the chains look into: one look-up replaces a rule for each network or port, so the cost of a
 //! packet does not grow with their number.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use ipnet::IpNet;
 
-use super::{ApplyError, Publish, Rules};
+use super::{ApplyError, Bridge, Publish, Rules};
 use crate::nftables::expression::{behind, interface, joined, octets};
 use crate::nftables::{Batch, Element, Set};
 
@@ -50,45 +50,60 @@ pub(super) const PUBLISH_AT_6: Set = Set {
     ..plain("publish_at6", 10, (PROTOCOL << 12) | (IPV6 << 6) | PORT, 24)
 };
 
-/// Adds all sets with their elements.
-pub(super) fn add(batch: &mut Batch, rules: &Rules) -> Result<(), ApplyError> {
-    let names = rules.bridges.iter().map(|bridge| key(&interface(&bridge.name)));
-    fill(batch, &BRIDGES, &names.collect::<Vec<_>>());
-    let internal = rules.bridges.iter().filter(|bridge| bridge.internal);
-    let internal: Vec<Element> = internal.map(|bridge| key(&interface(&bridge.name))).collect();
-    fill(batch, &INTERNAL, &internal);
+/// What is in a set.
+pub(super) type Content = (&'static Set, Vec<Element>);
 
+/// All sets with their elements.
+pub(super) fn contents(rules: &Rules) -> Result<Vec<Content>, ApplyError> {
+    let bridges = || rules.bridges.iter();
+    let name = |bridge: &Bridge| key(&interface(&bridge.name));
     let gateways = |ipv4: bool| {
-        let pairs = rules.bridges.iter().flat_map(|b| b.gateways.iter().map(move |gateway| (b, gateway)));
+        let pairs = bridges().flat_map(|bridge| bridge.gateways.iter().map(move |gateway| (bridge, gateway)));
         let pairs = pairs.filter(move |(_, gateway)| gateway.addr().is_ipv4() == ipv4);
-        pairs
-            .map(|(b, gateway)| key(&joined(&[&interface(&b.name), &octets(gateway.addr())])))
-            .collect::<Vec<_>>()
+        let joint = |(bridge, gateway): (&Bridge, &IpNet)| {
+            key(&joined(&[&interface(&bridge.name), &octets(gateway.addr())]))
+        };
+        pairs.map(joint).collect()
     };
-    fill(batch, &GATEWAYS_4, &gateways(true));
-    fill(batch, &GATEWAYS_6, &gateways(false));
-    fill(batch, &SUBNETS_4, &ranges(rules, true));
-    fill(batch, &SUBNETS_6, &ranges(rules, false));
-
     let published = published(rules)?;
-    for (set, ipv4, everywhere) in [
-        (&PUBLISH_4, true, true),
-        (&PUBLISH_6, false, true),
-        (&PUBLISH_AT_4, true, false),
-        (&PUBLISH_AT_6, false, false),
-    ] {
+    let ports = |ipv4: bool, everywhere: bool| {
         let here = published.values().filter(|publish| {
             publish.host_ip.is_ipv4() == ipv4 && publish.host_ip.is_unspecified() == everywhere
         });
-        fill(batch, set, &here.map(|publish| element(publish)).collect::<Vec<_>>());
-    }
-    Ok(())
+        here.map(|publish| element(publish)).collect()
+    };
+    Ok(vec![
+        (&BRIDGES, bridges().map(name).collect()),
+        (&INTERNAL, bridges().filter(|bridge| bridge.internal).map(name).collect()),
+        (&GATEWAYS_4, gateways(true)),
+        (&GATEWAYS_6, gateways(false)),
+        (&SUBNETS_4, ranges(rules, true)),
+        (&SUBNETS_6, ranges(rules, false)),
+        (&PUBLISH_4, ports(true, true)),
+        (&PUBLISH_6, ports(false, true)),
+        (&PUBLISH_AT_4, ports(true, false)),
+        (&PUBLISH_AT_6, ports(false, false)),
+    ])
 }
 
-fn fill(batch: &mut Batch, set: &Set, elements: &[Element]) {
-    batch.set(set);
-    if !elements.is_empty() {
+/// Gives the sets of a table these contents, whatever they had.
+pub(super) fn fill(batch: &mut Batch, contents: &[Content]) {
+    for (set, elements) in contents {
+        batch.set(set);
+        batch.clear_set(set);
         batch.elements(set, elements);
+    }
+}
+
+/// Changes the sets of a table from one content to another. A key whose value changes is removed and added.
+pub(super) fn change(batch: &mut Batch, before: &[Content], after: &[Content]) {
+    for ((set, old), (_, new)) in before.iter().zip(after) {
+        let (had, wanted): (BTreeSet<&Element>, BTreeSet<&Element>) =
+            (old.iter().collect(), new.iter().collect());
+        let gone: Vec<Element> = had.difference(&wanted).map(|element| (*element).clone()).collect();
+        let come: Vec<Element> = wanted.difference(&had).map(|element| (*element).clone()).collect();
+        batch.remove_elements(set, &gone);
+        batch.elements(set, &come);
     }
 }
 

@@ -16,8 +16,10 @@ const NEW_TABLE: u16 = 0;
 const DELETE_TABLE: u16 = 2;
 const NEW_CHAIN: u16 = 3;
 const NEW_RULE: u16 = 6;
+const DELETE_RULE: u16 = 8;
 const NEW_SET: u16 = 9;
 const NEW_SET_ELEMENTS: u16 = 12;
+const DELETE_SET_ELEMENTS: u16 = 14;
 
 /// Elements in one message: an attribute's length has 16 bits, and an element takes at most 100 bytes.
 const ELEMENTS_PER_MESSAGE: usize = 500;
@@ -141,18 +143,22 @@ impl Batch {
         self.table = table;
     }
 
-    /// Makes the table empty: creates it (no harm when it exists, and the removal cannot then fail), removes it with
-    /// all it has, creates it again.
-    pub fn replace_table(&mut self) {
-        self.delete_table();
-        self.change(NEW_TABLE, NLM_F_CREATE, "table", |_| {});
+    /// Creates the table if need be and removes its rules; chains and sets stay. Much cheaper than replacing it: the
+    /// kernel waits for every processor when a chain is unhooked.
+    pub fn clear_table(&mut self) {
+        self.touch_table();
+        self.change(DELETE_RULE, 0, "rules", |_| {});
+    }
+
+    /// Creates the table if need be. The only messages that ask for an answer are those about tables: refusals are told
+    /// in any case, and thousands of answers would not fit the receive buffer.
+    pub fn touch_table(&mut self) {
+        self.change(NEW_TABLE, NLM_F_CREATE | NLM_F_ACK, "table", |_| {});
     }
 
     /// Removes the table, which need not exist.
     pub fn delete_table(&mut self) {
-        // The only messages that ask for an answer: refusals are told in any case, and thousands of answers would not
-        // fit the receive buffer.
-        self.change(NEW_TABLE, NLM_F_CREATE | NLM_F_ACK, "table", |_| {});
+        self.touch_table();
         self.change(DELETE_TABLE, NLM_F_ACK, "table", |_| {});
     }
 
@@ -197,12 +203,26 @@ impl Batch {
         });
     }
 
+    /// Removes elements of a set or map, all of which must be there.
+    pub fn remove_elements(&mut self, set: &Set, elements: &[Element]) {
+        self.element_messages(DELETE_SET_ELEMENTS, 0, set, elements);
+    }
+
+    /// Removes all elements of a set.
+    pub fn clear_set(&mut self, set: &Set) {
+        self.change(DELETE_SET_ELEMENTS, 0, set.name, |message| message.text(2, set.name));
+    }
+
     /// Adds elements to a set (values `None`) or map. Of an interval set each range is two elements: its first key,
     /// and the key after its last one marked as an end.
     pub fn elements(&mut self, set: &Set, elements: &[Element]) {
+        self.element_messages(NEW_SET_ELEMENTS, NLM_F_CREATE, set, elements);
+    }
+
+    fn element_messages(&mut self, kind: u16, flags: u16, set: &Set, elements: &[Element]) {
         const INTERVAL_END: u32 = 1;
         for part in elements.chunks(ELEMENTS_PER_MESSAGE) {
-            self.change(NEW_SET_ELEMENTS, NLM_F_CREATE, set.name, |message| {
+            self.change(kind, flags, set.name, |message| {
                 message.text(2, set.name);
                 message.number(4, set.id);
                 message.nest(3, |list| {
@@ -253,7 +273,7 @@ impl Batch {
 }
 
 /// One element of a set or map.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Element {
     /// The key.
     pub key: Vec<u8>,

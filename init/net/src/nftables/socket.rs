@@ -36,6 +36,11 @@ impl Netfilter {
         Ok(Netfilter { socket: Socket::open(NETLINK_NETFILTER)? })
     }
 
+    /// Closes the socket without waiting for the kernel ([`Socket::close_aside`]).
+    pub fn close_aside(self) {
+        self.socket.close_aside();
+    }
+
     /// Sends a transaction and returns once it is in force.
     pub fn commit(&mut self, batch: &Finished) -> Result<(), CommitError> {
         let answers = self.socket.send_framed(&batch.bytes).map_err(CommitError::Socket)?;

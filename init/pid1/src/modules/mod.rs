@@ -26,6 +26,7 @@ const ROUNDS_MAX: usize = 6;
 pub(crate) struct Loader {
     folder: PathBuf,
     index: Index,
+    /// Names of modules that were loaded or tried.
     done: HashSet<String>,
     /// How many modules were loaded.
     pub(crate) loaded: usize,
@@ -39,14 +40,17 @@ impl Loader {
         let folder = Path::new("/lib/modules").join(uname.release().to_string_lossy().as_ref());
         let text = |name: &str| std::fs::read_to_string(folder.join(name)).unwrap_or_default();
         let index = Index::parse(&text("modules.dep"), &text("modules.alias"), &text("modules.softdep"));
-        Self { folder, index, done: HashSet::new(), loaded: 0 }
+        // The kernel would read and verify a whole file before it says that it has the module.
+        let present = std::fs::read_to_string("/proc/modules").unwrap_or_default();
+        let done = present.lines().filter_map(|line| line.split(' ').next()).map(str::to_owned).collect();
+        Self { folder, index, done, loaded: 0 }
     }
 
     /// Loads a module or what serves an alias, with what it needs. Failures are logged.
     pub(crate) fn load(&mut self, name: &str) {
         let paths: Vec<String> = self.index.closure(name).into_iter().map(str::to_owned).collect();
         for path in paths {
-            if !self.done.insert(path.clone()) {
+            if !self.done.insert(module_name(&path)) {
                 continue;
             }
             match insert(&self.folder.join(&path)) {

@@ -1,0 +1,6 @@
+//! What Berth is measured against: Debian with systemd and the usual engines, running the same container.
+
+pub(crate) mod debian;
+mod stack;
+
+pub(crate) use stack::Stack;
