@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use berth_api::docker::containers::{EndpointSettings, UpdateBody};
+use berth_api::docker::containers::{EndpointIpamConfig, EndpointSettings, UpdateBody};
 use berth_api::docker::networks::{Network, NetworkCreate};
 use berth_api::docker::volumes::{Volume, VolumeCreate};
 use bytes::Bytes;
@@ -262,6 +262,8 @@ pub(crate) struct Endpoint {
     pub(crate) mac: String,
     /// IPv6 address, prefix length and gateway.
     pub ip6: Option<(String, u8, String)>,
+    /// Addresses as asked for.
+    pub(crate) wanted: Option<EndpointIpamConfig>,
     /// Aliases as asked for.
     pub(crate) aliases: Vec<String>,
     /// Names answered by the resolver.

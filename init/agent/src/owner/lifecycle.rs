@@ -73,9 +73,12 @@ impl Owner {
         container.log.begin(run);
         let prepared = match joined {
             Err(error) => Err(error),
-            Ok(joined) => save(&machinery, &container.record)
+            // The record of the run that follows is the durable one.
+            Ok(joined) => machinery
+                .store
+                .note(&container.record)
                 .map(|()| joined)
-                .map_err(|error| StartError::failed(error.to_string())),
+                .map_err(|error| StartError::failed(crate::log::chain(&error))),
         };
         let joined = match prepared {
             Ok(joined) => joined,

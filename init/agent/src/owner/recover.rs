@@ -61,10 +61,16 @@ impl Owner {
         let retry = half_made.as_ref().is_some_and(|attempt| attempt.wait_ms.is_some());
         let running = record.running().cloned();
         let mut container = Container::new(record, log);
-        if let Some(attempt) = half_made.filter(|attempt| same_boot(&attempt.boot)) {
+        if let Some(attempt) = half_made.as_ref().filter(|attempt| same_boot(&attempt.boot)) {
             self.undo(&id, attempt.run);
         }
         let mut start = retry;
+        if half_made.as_ref().is_some_and(|attempt| !same_boot(&attempt.boot)) && running.is_none() {
+            // Power failed between the start and its record.
+            container.record.interrupted = true;
+            let last = super::view::last_end(&container.record);
+            container.record.status = Status::Exited(Ended { code: UNSEEN, finished_ns: now_ns(), ..last });
+        }
         match running {
             Some(run) if same_boot(&run.attempt.boot) => {
                 let live = self.adopt(&mut container, &run, kept);

@@ -73,6 +73,7 @@ fn networks(record: &Record) -> BTreeMap<String, Endpoint> {
             gateway: place.gateway,
             mac: place.mac,
             ip6: None,
+            wanted: settings.ipam_config.clone(),
             aliases,
             dns_names: record.names_in(name),
         };

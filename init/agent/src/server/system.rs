@@ -1,7 +1,9 @@
 //! The engine itself: ping, version, info, disk use.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
+use berth_api::docker::containers::ContainerSummary;
 use berth_api::docker::images::AuthConfig;
 use berth_api::docker::system::{
     BuildPruneAnswer, Component, DiskUsage, FirewallBackend, IndexConfig, Info, Platform, Plugins,
@@ -11,13 +13,13 @@ use berth_api::version::{API_VERSION, MIN_API_VERSION};
 use hyper::header::{CACHE_CONTROL, HeaderName, HeaderValue, PRAGMA};
 use hyper::{Response, StatusCode};
 
-use super::containers::view;
+use super::containers::{size, view};
 use super::errors::ApiError;
 use super::request::Request;
 use super::respond::{self, Body};
 use super::routes::Answer;
-use super::{ENGINE_VERSION, images, time};
-use crate::command::State;
+use super::{Api, ENGINE_VERSION, images, time};
+use crate::command::{State, View};
 
 pub(crate) fn ping() -> Response<Body> {
     let mut answer = respond::whole(StatusCode::OK, "text/plain; charset=utf-8", "OK".into());
@@ -157,16 +159,8 @@ pub(crate) async fn disk_usage(request: Request) -> Answer {
     }
     let wanted = |kind: &str| kinds.is_empty() || kinds.contains(&kind);
     let views = api.owner.list().await?;
-    let now_ns = time::now_ns();
     let images = wanted("image").then(|| images::summaries(api, &views));
-    let containers = wanted("container").then(|| {
-        let summary = |found: &std::sync::Arc<crate::command::View>| {
-            let mut summary = view::summary(found, now_ns);
-            summary.size_root_fs = Some(api.image_size(&found.image_id));
-            summary
-        };
-        views.iter().map(summary).collect()
-    });
+    let containers = if wanted("container") { Some(with_sizes(api, views.clone()).await?) } else { None };
     let volumes = if wanted("volume") { Some(api.owner.volumes().await?) } else { None };
     Ok(respond::ok(&DiskUsage {
         layers_size: if wanted("image") {
@@ -179,6 +173,18 @@ pub(crate) async fn disk_usage(request: Request) -> Answer {
         volumes,
         build_cache: wanted("build-cache").then(Vec::new),
     }))
+}
+
+/// Containers with what each has written.
+async fn with_sizes(api: &Arc<Api>, views: Vec<Arc<View>>) -> Result<Vec<ContainerSummary>, ApiError> {
+    let (api, now_ns) = (api.clone(), time::now_ns());
+    let summary = move |found: &Arc<View>| {
+        let mut summary = view::summary(found, now_ns);
+        summary.size_rw = size::written_bytes(&found.id).filter(|bytes| *bytes > 0);
+        summary.size_root_fs = Some(api.image_size(&found.image_id) + summary.size_rw.unwrap_or(0));
+        summary
+    };
+    images::blocking(move || views.iter().map(summary).collect()).await
 }
 
 pub(crate) async fn auth(mut request: Request) -> Answer {

@@ -64,7 +64,7 @@ impl StartError {
                 (126, format!("exec: \"{program}\": is a directory: permission denied"))
             }
             ("exec", Errno::NOEXEC) => (126, format!("exec \"{program}\": exec format error")),
-            ("user", _) => return Self::failed(failure.detail),
+            ("user", _) => return Self::failed(user_text(failure.detail)),
             _ => (128, failure.to_string()),
         };
         Self { text: format!("failed to create task for container: {reason}"), code }
@@ -78,6 +78,14 @@ impl StartError {
             Refusal::Failed(self.text.clone())
         }
     }
+}
+
+/// Docker's words, which the launcher says itself where it knows more than the name.
+fn user_text(detail: String) -> String {
+    if detail.starts_with("unable to find") {
+        return detail;
+    }
+    format!("unable to find user {detail}: no matching entries in passwd file")
 }
 
 #[cfg(test)]
@@ -101,7 +109,7 @@ mod tests {
             ("exec", Errno::NOENT, "/x", 127, "no such file or directory"),
             ("exec", Errno::ACCESS, "/etc/passwd", 126, "permission denied"),
             ("exec", Errno::ISDIR, "/etc", 126, "is a directory"),
-            ("user", Errno::NOENT, "x", 128, "who"),
+            ("user", Errno::NOENT, "x", 128, "unable to find user who"),
             ("mount", Errno::NOENT, "x", 128, "mount: who"),
         ];
         for (step, errno, program, code, part) in cases {

@@ -89,11 +89,27 @@ impl Store {
 
     /// Writes a record so that it is there, whole, after a power cut.
     pub(crate) fn save(&self, record: &Record) -> Result<(), StoreError> {
-        let dir = self.dir(&record.id);
-        let path = dir.join("record.json");
+        self.write(record, write_durably)
+    }
+
+    /// Writes a record so that it is there, whole, after a kill of the agent. For what a power cut ends anyway.
+    pub(crate) fn note(&self, record: &Record) -> Result<(), StoreError> {
+        self.write(record, |path, bytes| {
+            let aside = path.with_extension("new");
+            fs::write(&aside, bytes)?;
+            fs::rename(&aside, path)
+        })
+    }
+
+    fn write(
+        &self,
+        record: &Record,
+        write: impl FnOnce(&Path, &[u8]) -> io::Result<()>,
+    ) -> Result<(), StoreError> {
+        let path = self.dir(&record.id).join("record.json");
         let text = serde_json::to_vec(record)
             .map_err(|source| StoreError::Garbled { path: path.clone(), source })?;
-        write_durably(&path, &text).map_err(at("write", &path))
+        write(&path, &text).map_err(at("write", &path))
     }
 
     /// Removes everything of a container. The record goes last but one, so a kill in between is finished later.

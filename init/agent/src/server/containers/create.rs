@@ -1,6 +1,7 @@
 //! Making a container.
 
 use berth_api::docker::containers::{CreateAnswer, CreateBody};
+use berth_image::{Image, Platform};
 use hyper::StatusCode;
 use serde_json::Value;
 
@@ -13,7 +14,8 @@ use crate::server::routes::Answer;
 
 pub(crate) async fn create(mut request: Request) -> Answer {
     let name = request.query.text("name").map(|name| name.strip_prefix('/').unwrap_or(name).to_owned());
-    if let Some(platform) = request.query.text("platform") {
+    let platform = request.query.text("platform").map(str::to_owned);
+    if let Some(platform) = &platform {
         validate::platform(platform)?;
     }
     let value = request.json_value().await?;
@@ -28,7 +30,10 @@ pub(crate) async fn create(mut request: Request) -> Answer {
     if image.is_empty() {
         return Err(ApiError::invalid("no image specified"));
     }
-    request.api.require_image(&image)?;
+    let found = request.api.require_image(&image)?;
+    if let Some(wanted) = platform.as_deref().and_then(|text| text.parse::<Platform>().ok()) {
+        check_platform(&image, &found, &wanted)?;
+    }
     if let Some(name) = &name {
         validate::name(name)?;
     }
@@ -38,6 +43,18 @@ pub(crate) async fn create(mut request: Request) -> Answer {
     }
     let created = request.api.owner.create(Create { name, image, docker: body, unit: None }).await?;
     Ok(respond::json(StatusCode::CREATED, &CreateAnswer { id: created.id, warnings: created.warnings }))
+}
+
+/// An image of another platform is as good as none: clients pull the right one then.
+fn check_platform(name: &str, image: &Image, wanted: &Platform) -> Result<(), ApiError> {
+    let (os, architecture) = (&image.config.os, &image.config.architecture);
+    if *os == wanted.os && *architecture == wanted.architecture {
+        return Ok(());
+    }
+    Err(ApiError::not_found(format!(
+        "image with reference {name} was found but its platform ({os}/{architecture}) does not match the specified \
+         platform ({wanted})"
+    )))
 }
 
 /// Whether the body says anything about the container itself.

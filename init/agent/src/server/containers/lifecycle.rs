@@ -6,9 +6,10 @@ use berth_api::docker::containers::{PruneAnswer, UpdateAnswer, UpdateBody};
 use hyper::StatusCode;
 
 use super::filters::Filters;
-use super::validate;
+use super::{size, validate};
 use crate::command::{Changed, Handle, State, View, WaitFor};
 use crate::server::errors::ApiError;
+use crate::server::images::blocking;
 use crate::server::request::Request;
 use crate::server::respond;
 use crate::server::routes::Answer;
@@ -178,17 +179,21 @@ pub(crate) async fn prune(request: Request) -> Answer {
     let filters = Filters::parse(request.query.get("filters"), &["until", "label", "label!"])?;
     let until_ns = filters.until_ns(time::now_ns())?;
     let mut deleted = Vec::new();
+    let mut freed = 0_u64;
     for view in request.api.owner.list().await? {
         let ended = matches!(view.state, State::Created { .. } | State::Exited(_));
         let labels = view.config.labels.as_ref();
         if !ended || until_ns.is_some_and(|until| view.created_ns > until) || !filters.labels_match(labels) {
             continue;
         }
+        let id = view.id.clone();
+        let bytes = blocking(move || size::written_bytes(&id)).await?.unwrap_or(0);
         // One that was started or removed meanwhile is none of ours any more.
         if request.api.owner.remove(&view.id, false, false).await.is_ok() {
             deleted.push(view.id.clone());
+            freed = freed.saturating_add(u64::try_from(bytes).unwrap_or(0));
         }
     }
     let containers_deleted = (!deleted.is_empty()).then_some(deleted);
-    Ok(respond::ok(&PruneAnswer { containers_deleted, space_reclaimed: 0 }))
+    Ok(respond::ok(&PruneAnswer { containers_deleted, space_reclaimed: freed }))
 }

@@ -3,10 +3,11 @@
 use std::sync::Arc;
 
 use super::filters::Filters;
-use super::view;
+use super::{size, view};
 use crate::command::{State, View};
 use crate::server::Api;
 use crate::server::errors::ApiError;
+use crate::server::images::blocking;
 use crate::server::request::Request;
 use crate::server::respond;
 use crate::server::routes::Answer;
@@ -48,7 +49,10 @@ pub(crate) async fn list(request: Request) -> Answer {
         }
         let mut summary = view::summary(&found, now_ns);
         if size {
-            summary.size_root_fs = Some(request.api.image_size(&found.image_id));
+            let id = found.id.clone();
+            // Left out when nothing was written, as the reference engine does.
+            summary.size_rw = blocking(move || size::written_bytes(&id)).await?.filter(|bytes| *bytes > 0);
+            summary.size_root_fs = Some(request.api.image_size(&found.image_id) + summary.size_rw.unwrap_or(0));
         }
         answer.push(summary);
         if limit > 0 && answer.len() == limit {

@@ -9,6 +9,7 @@ pub(crate) mod lifecycle;
 pub(crate) mod list;
 pub(crate) mod logs;
 pub(crate) mod mounts;
+pub(crate) mod size;
 pub(crate) mod stats;
 pub(crate) mod top;
 pub(crate) mod validate;

@@ -158,6 +158,7 @@ fn endpoint_settings(network: &str, endpoint: &Endpoint) -> EndpointSettings {
     let list = |values: &Vec<String>| (!values.is_empty()).then(|| values.clone());
     let (ip6, prefix6, gateway6) = endpoint.ip6.clone().unwrap_or_default();
     EndpointSettings {
+        ipam_config: endpoint.wanted.clone(),
         aliases: list(&endpoint.aliases),
         // Names are answered on networks that users made only.
         dns_names: list(&endpoint.dns_names).filter(|_| !PREDEFINED.contains(&network)),
