@@ -38,7 +38,11 @@ const BLOCKING: usize = 16;
 /// Stack of each thread in bytes. Nothing here recurses over outside data.
 const STACK: usize = 512 << 10;
 
+/// What init leaves to its services is no mask at all; a container's root directory would be open to everybody.
+const UMASK: rustix::fs::Mode = rustix::fs::Mode::from_bits_truncate(0o022);
+
 fn main() -> std::process::ExitCode {
+    rustix::process::umask(UMASK);
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(WORKERS)
         .max_blocking_threads(BLOCKING)
