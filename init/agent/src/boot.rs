@@ -17,6 +17,7 @@ use tokio::sync::{broadcast, watch};
 
 use crate::command::Handle;
 use crate::config::{self, Loaded, Machine};
+use crate::health;
 use crate::host::{self, Board, Host};
 use crate::images::{Images, ImagesError};
 use crate::init_link::{self, Init};
@@ -127,6 +128,7 @@ pub(crate) async fn run() -> Result<(), BootError> {
     tokio::spawn(keep_time(network.status()));
     // A broken or missing file says nothing about which containers shall not be.
     let complete = loaded.error.is_none() && !loaded.text.is_empty();
+    tokio::spawn(health::run(handle.clone()));
     let online = network.status();
     tokio::spawn(units::run(loaded.machine.units.clone(), complete, online, handle, images, board));
     // The owner lives as long as anything else; its end is the agent's.

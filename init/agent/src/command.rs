@@ -376,6 +376,10 @@ pub(crate) enum Command {
     ExecStart(Id, ExecStart, Answer<Option<Attachment>>),
     /// Look at it.
     ExecView(Id, Answer<ExecView>),
+    /// See [`Handle::exec_kill`].
+    ExecKill(Id, Answer<()>),
+    /// See [`Handle::health`].
+    Health(Id, Health, Answer<()>),
     /// Its terminal size.
     ExecResize(Id, u16, u16, Answer<()>),
     /// See [`Handle::update`].
@@ -556,6 +560,16 @@ impl Handle {
     /// Look at an exec session.
     pub(crate) async fn exec_view(&self, exec: &str) -> Result<ExecView, Refusal> {
         self.ask(|answer| Command::ExecView(exec.to_owned(), answer)).await
+    }
+
+    /// Kill an exec session's process.
+    pub(crate) async fn exec_kill(&self, exec: &str) -> Result<(), Refusal> {
+        self.ask(|answer| Command::ExecKill(exec.to_owned(), answer)).await
+    }
+
+    /// Show a running container's health.
+    pub(crate) async fn health(&self, id: &str, health: Health) -> Result<(), Refusal> {
+        self.ask(|answer| Command::Health(id.to_owned(), health, answer)).await
     }
 
     /// Resize an exec session's terminal.

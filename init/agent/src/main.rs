@@ -11,6 +11,7 @@ mod boot;
 mod command;
 mod config;
 mod create;
+mod health;
 mod host;
 mod id;
 mod images;

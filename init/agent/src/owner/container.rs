@@ -12,7 +12,7 @@ use tokio::sync::{oneshot, watch};
 use tokio::task::AbortHandle;
 
 use super::view;
-use crate::command::{Answer, Changed, Id, View, WaitEnd, WaitFor};
+use crate::command::{Answer, Changed, Health, Id, View, WaitEnd, WaitFor};
 use crate::logs::Log;
 use crate::store::Record;
 
@@ -47,6 +47,8 @@ pub(super) struct Container {
     pub(super) waiters: Vec<(WaitFor, oneshot::Sender<WaitEnd>)>,
     /// Timer of a stop or a restart.
     pub(super) timer: Option<AbortHandle>,
+    /// Outcome of its health check.
+    pub(super) health: Option<Health>,
     /// Exec sessions that run.
     pub(super) execs: BTreeSet<Id>,
     /// Exit code told to those who wait for the removal.
@@ -100,7 +102,7 @@ impl Container {
     pub(super) fn new(record: Record, log: Arc<Log>) -> Self {
         let (input, _) = watch::channel(None);
         Self {
-            view: Arc::new(view::of(&record, &BTreeSet::new())),
+            view: Arc::new(view::of(&record, &BTreeSet::new(), None)),
             record,
             log,
             input,
@@ -113,6 +115,7 @@ impl Container {
             stoppers: Vec::new(),
             waiters: Vec::new(),
             timer: None,
+            health: None,
             execs: BTreeSet::new(),
             removed_code: 0,
         }
@@ -120,7 +123,7 @@ impl Container {
 
     /// Shows others what changed.
     pub(super) fn show(&mut self) {
-        self.view = Arc::new(view::of(&self.record, &self.execs));
+        self.view = Arc::new(view::of(&self.record, &self.execs, self.health.as_ref()));
     }
 
     /// Forgets a timer.

@@ -32,6 +32,7 @@ pub(super) struct Exec {
     state: State,
     /// Set once the exit code is known; streams end after that.
     ended: watch::Sender<bool>,
+    pidfd: Option<OwnedFd>,
     terminal: Option<Arc<AsyncFd<OwnedFd>>>,
     early: Option<Exit>,
     answer: Option<(ExecStart, Answer<Option<Attachment>>)>,
@@ -50,6 +51,7 @@ enum State {
 #[derive(Debug)]
 pub(crate) struct Launched {
     pid: i32,
+    pidfd: OwnedFd,
     ends: Ends,
 }
 
@@ -82,6 +84,7 @@ impl Owner {
             body,
             state: State::Created,
             ended,
+            pidfd: None,
             terminal: None,
             early: None,
             answer: None,
@@ -167,6 +170,7 @@ impl Owner {
             }
         };
         exec.state = State::Running(launched.pid);
+        exec.pidfd = Some(launched.pidfd);
         let container = exec.container.clone();
         let attachment = connect(exec, launched.ends);
         if let Some((wanted, answer)) = answer {
@@ -202,6 +206,7 @@ impl Owner {
         }
         exec.state = State::Ended(i64::from(exit.code));
         exec.terminal = None;
+        exec.pidfd = None;
         exec.ended.send_replace(true);
         init.acknowledge(&exit.name);
         let container = exec.container.clone();
@@ -224,6 +229,14 @@ impl Owner {
             code: if let State::Ended(code) = exec.state { Some(code) } else { None },
             body: exec.body.clone(),
         })
+    }
+
+    pub(super) fn exec_kill(&mut self, id: &str) -> Result<(), Refusal> {
+        let Some(pidfd) = self.execs.get(id).and_then(|exec| exec.pidfd.as_ref()) else { return Ok(()) };
+        match rustix::process::pidfd_send_signal(pidfd, rustix::process::Signal::KILL) {
+            Ok(()) | Err(rustix::io::Errno::SRCH) => Ok(()),
+            Err(error) => Err(Refusal::Failed(format!("exec: {error}"))),
+        }
     }
 
     pub(super) fn exec_resize(&mut self, id: &str, rows: u16, columns: u16) -> Result<(), Refusal> {
@@ -283,7 +296,7 @@ fn launch(
         (None, Some(master)) => Ends::Terminal(master),
         (None, None) => return Err(StartError::failed("the launcher gave no terminal".to_owned())),
     };
-    Ok(Launched { pid: started.pid, ends })
+    Ok(Launched { pid: started.pid, pidfd: started.pidfd, ends })
 }
 
 /// Our ends as channels.

@@ -10,7 +10,8 @@ use tokio::io::unix::AsyncFd;
 
 use super::container::{Container, Leaving, Live, Next};
 use super::{Happening, Owner, save};
-use crate::command::{Answer, Changed, Id, Refusal, WaitEnd, WaitFor};
+use crate::command::{Answer, Changed, Health, Id, Refusal, WaitEnd, WaitFor};
+use crate::health;
 use crate::logs::{Source, now_ns};
 use crate::phase::{Event, Phase};
 use crate::start::{self, Ends, Joined, Launched, StartError};
@@ -128,6 +129,7 @@ impl Owner {
         });
         container.leaving = Leaving { kernel: true, output: true };
         container.live = Some(Live { pidfd: launched.pidfd, group: launched.group });
+        container.health = health::Settings::of(&container.record.config).map(|_| health::starting());
         container.show();
         if let Err(error) = save(&machinery, &container.record) {
             crate::log::warning!("{}: {error}, continuing", container.record.name);
@@ -358,6 +360,22 @@ impl Owner {
         sent.map_err(|error| Refusal::Failed(format!("cannot kill container: {name}: {error}")))?;
         let id = container.record.id.clone();
         self.announce(&id, "kill", &[("signal", number.to_string())]);
+        Ok(())
+    }
+
+    /// Shows what a health check found.
+    pub(super) fn health(&mut self, id: &str, health: Health) -> Result<(), Refusal> {
+        let container = self.get(id)?;
+        if container.live.is_none() {
+            return Err(Refusal::Conflict(format!("container {id} is not running")));
+        }
+        let status = health.status.clone();
+        let changed = container.health.as_ref().is_none_or(|former| former.status != status);
+        container.health = Some(health);
+        container.show();
+        if changed {
+            self.announce(id, &format!("health_status: {status}"), &[]);
+        }
         Ok(())
     }
 

@@ -143,6 +143,8 @@ impl Owner {
             Command::ExecCreate(id, create, answer) => drop(answer.send(self.exec_create(&id, *create))),
             Command::ExecStart(id, start, answer) => self.exec_start(&id, start, answer),
             Command::ExecView(id, answer) => drop(answer.send(self.exec_view(&id))),
+            Command::ExecKill(id, answer) => drop(answer.send(self.exec_kill(&id))),
+            Command::Health(id, health, answer) => drop(answer.send(self.health(&id, health))),
             Command::ExecResize(id, rows, columns, answer) => {
                 drop(answer.send(self.exec_resize(&id, rows, columns)));
             }

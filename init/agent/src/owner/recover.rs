@@ -11,6 +11,7 @@ use super::container::{Container, Leaving, Live, Next};
 use super::registry::log_limits;
 use super::{Owner, save};
 use crate::command::Ended;
+use crate::health;
 use crate::init_link::Kept;
 use crate::logs::{Log, now_ns};
 use crate::start::{self, Ends};
@@ -146,6 +147,7 @@ impl Owner {
         }
         self.restore_places(record, run);
         crate::log::info!("container {} taken over, pid {}", record.name, run.pid);
+        container.health = health::Settings::of(&record.config).map(|_| health::starting());
         container.live = Some(Live { pidfd, group });
         container.leaving = Leaving { kernel: true, output: true };
         container.log.begin(number);

@@ -4,11 +4,11 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use berth_api::docker::containers::MountPoint;
 
-use crate::command::{Ended, Endpoint, Id, State, View};
+use crate::command::{Ended, Endpoint, Health, Id, State, View};
 use crate::store::{MountKind, MountRecord, Record, Status};
 
 /// The view of a record.
-pub(super) fn of(record: &Record, execs: &BTreeSet<Id>) -> View {
+pub(super) fn of(record: &Record, execs: &BTreeSet<Id>, health: Option<&Health>) -> View {
     View {
         id: record.id.clone(),
         name: record.name.clone(),
@@ -23,7 +23,7 @@ pub(super) fn of(record: &Record, execs: &BTreeSet<Id>) -> View {
         ports: ports(record),
         mounts: record.mounts.iter().filter_map(mount).collect(),
         restart_count: record.restart_count,
-        health: None,
+        health: health.cloned(),
         exec_ids: execs.iter().cloned().collect(),
         unit: record.unit.clone(),
     }
