@@ -125,9 +125,6 @@ async fn container_routes(request: Request, segments: &[&str]) -> Answer {
         ("GET", [id, "export"]) => {
             containers::lifecycle::not_offered(request, id, "exporting a container").await
         }
-        ("GET", [id, "changes"]) => {
-            containers::lifecycle::not_offered(request, id, "listing changed files").await
-        }
         ("GET", [id, "attach", "ws"]) => {
             containers::lifecycle::not_offered(request, id, "attaching by websocket").await
         }
@@ -136,6 +133,7 @@ async fn container_routes(request: Request, segments: &[&str]) -> Answer {
             "logs" => containers::logs::logs(request, id).await,
             "top" => containers::top::top(request, id).await,
             "stats" => containers::stats::stats(request, id).await,
+            "changes" => containers::changes::changes(request, id).await,
             _ => Err(ApiError::no_such_page()),
         },
         ("POST", [id, action]) => match *action {

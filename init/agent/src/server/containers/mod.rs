@@ -1,6 +1,7 @@
 //! Routes about containers.
 
 pub(crate) mod attach;
+pub(crate) mod changes;
 pub(crate) mod create;
 pub(crate) mod defaults;
 pub(crate) mod filters;

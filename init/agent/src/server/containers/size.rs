@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags};
 
 /// Where containers' writable layers are: `<id>/rw/fs`.
-const CONTAINERS: &str = "/var/lib/berth/containers";
+pub(crate) const CONTAINERS: &str = "/var/lib/berth/containers";
 /// Entries looked at, at most; what is beyond is not counted.
 const MAX_ENTRIES: usize = 1_000_000;
 /// Folders open at once: deeper ones are not counted.
