@@ -57,21 +57,43 @@ impl Copier {
     }
 }
 
+/// What of a run's output could not be logged. One line says that it begins, one that it ended: a full disk must not
+/// fill the kernel's ring as well.
+#[derive(Debug, Default)]
+struct Lost(usize);
+
+impl Lost {
+    fn more(&mut self, bytes: usize, error: &io::Error) {
+        if self.0 == 0 {
+            crate::log::warning!("a log cannot be written, output is lost: {error}, continuing");
+        }
+        self.0 = self.0.saturating_add(bytes.max(1));
+    }
+
+    fn over(&mut self) {
+        if self.0 > 0 {
+            crate::log::info!("the log is written again, {} bytes were lost", self.0);
+            self.0 = 0;
+        }
+    }
+}
+
 async fn pipes(out: OwnedFd, err: OwnedFd, log: &Log) -> io::Result<()> {
+    let mut lost = Lost::default();
     let (out, err) = (register(out)?, register(err)?);
     let (mut out_open, mut err_open) = (true, true);
     while out_open || err_open {
         tokio::select! {
-            ready = out.readable(), if out_open => out_open = pump(ready?, Stream::Out, log),
-            ready = err.readable(), if err_open => err_open = pump(ready?, Stream::Err, log),
+            ready = out.readable(), if out_open => out_open = pump(ready?, Stream::Out, log, &mut lost),
+            ready = err.readable(), if err_open => err_open = pump(ready?, Stream::Err, log, &mut lost),
         }
     }
     Ok(())
 }
 
 /// Moves what is there; whether more may come.
-fn pump(mut ready: AsyncFdReadyGuard<'_, OwnedFd>, stream: Stream, log: &Log) -> bool {
-    match ready.try_io(|pipe| move_or_drop(pipe.get_ref(), stream, log)) {
+fn pump(mut ready: AsyncFdReadyGuard<'_, OwnedFd>, stream: Stream, log: &Log, lost: &mut Lost) -> bool {
+    match ready.try_io(|pipe| move_or_drop(pipe.get_ref(), stream, log, lost)) {
         Ok(Ok(moved)) => moved > 0,
         Ok(Err(error)) => {
             crate::log::warning!("a container's output pipe failed: {error}, continuing");
@@ -82,20 +104,25 @@ fn pump(mut ready: AsyncFdReadyGuard<'_, OwnedFd>, stream: Stream, log: &Log) ->
 }
 
 /// A log that cannot be written must not stop the container: its output is then thrown away.
-fn move_or_drop(pipe: &OwnedFd, stream: Stream, log: &Log) -> io::Result<usize> {
+fn move_or_drop(pipe: &OwnedFd, stream: Stream, log: &Log, lost: &mut Lost) -> io::Result<usize> {
     match log.splice(stream, pipe.as_fd(), now_ns()) {
         Err(error) if error.kind() == io::ErrorKind::WouldBlock => Err(error),
         Err(error) => {
-            crate::log::warning!("a log cannot be written, output is lost: {error}, continuing");
             let mut bytes = vec![0; READ_MAX];
-            Ok(rustix::io::retry_on_intr(|| rustix::io::read(pipe, &mut bytes))?)
+            let read = rustix::io::retry_on_intr(|| rustix::io::read(pipe, &mut bytes))?;
+            lost.more(read, &error);
+            Ok(read)
         }
-        moved => moved,
+        Ok(moved) => {
+            lost.over();
+            Ok(moved)
+        }
     }
 }
 
 async fn terminal(master: &AsyncFd<OwnedFd>, log: &Log) -> io::Result<()> {
     // The descriptor was registered with the main runtime, whose driver wakes this task as well.
+    let mut lost = Lost::default();
     let mut bytes = vec![0; READ_MAX];
     loop {
         let mut ready = master.readable().await?;
@@ -105,8 +132,9 @@ async fn terminal(master: &AsyncFd<OwnedFd>, log: &Log) -> io::Result<()> {
             Ok(Ok(0)) => return Ok(()),
             Ok(Ok(length)) => {
                 let written = log.append(Stream::Out, bytes.get(..length).unwrap_or_default(), now_ns());
-                if let Err(error) = written {
-                    crate::log::warning!("a log cannot be written, output is lost: {error}, continuing");
+                match written {
+                    Ok(()) => lost.over(),
+                    Err(error) => lost.more(length, &error),
                 }
             }
             // What a master says once the last user of the other side is gone.

@@ -118,7 +118,11 @@ impl Log {
             Some(full) => self.rotate(full.number)?,
             None => self.reopen()?,
         };
-        let outcome = segment.mark(stream, at_ns).and_then(|()| write(&mut segment));
+        let mut outcome = segment.mark(stream, at_ns).and_then(|()| write(&mut segment));
+        let is_full = |error: &io::Error| error.kind() == io::ErrorKind::StorageFull;
+        if outcome.as_ref().is_err_and(is_full) && self.shrink(segment.number)? {
+            outcome = segment.mark(stream, at_ns).and_then(|()| write(&mut segment));
+        }
         let (number, length) = (segment.number, segment.length());
         *writer = Some(segment);
         drop(writer);
@@ -127,11 +131,6 @@ impl Log {
             (progress.segment, progress.length) = (number, length);
             changed
         });
-        if let Err(error) = &outcome
-            && error.kind() == io::ErrorKind::StorageFull
-        {
-            self.shrink(number)?;
-        }
         outcome
     }
 
@@ -151,11 +150,11 @@ impl Log {
         Ok(next)
     }
 
-    /// The disk is full: give up what is oldest.
-    fn shrink(&self, current: u64) -> io::Result<()> {
+    /// The disk is full: gives up what is oldest. Whether there was anything to give up.
+    fn shrink(&self, current: u64) -> io::Result<bool> {
         match segment::numbers(&self.dir)?.first() {
-            Some(oldest) if *oldest < current => self.delete(*oldest),
-            _ => Ok(()),
+            Some(oldest) if *oldest < current => self.delete(*oldest).map(|()| true),
+            _ => Ok(false),
         }
     }
 

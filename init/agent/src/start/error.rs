@@ -64,7 +64,7 @@ impl StartError {
                 (126, format!("exec: \"{program}\": is a directory: permission denied"))
             }
             ("exec", Errno::NOEXEC) => (126, format!("exec \"{program}\": exec format error")),
-            ("user", _) => return Self::failed(user_text(failure.detail)),
+            ("user", _) => return Self::failed(failure.to_string()),
             _ => (128, failure.to_string()),
         };
         Self { text: format!("failed to create task for container: {reason}"), code }
@@ -78,14 +78,6 @@ impl StartError {
             Refusal::Failed(self.text.clone())
         }
     }
-}
-
-/// Docker's words, which the launcher says itself where it knows more than the name.
-fn user_text(detail: String) -> String {
-    if detail.starts_with("unable to find") {
-        return detail;
-    }
-    format!("unable to find user {detail}: no matching entries in passwd file")
 }
 
 #[cfg(test)]

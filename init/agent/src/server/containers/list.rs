@@ -52,7 +52,8 @@ pub(crate) async fn list(request: Request) -> Answer {
             let id = found.id.clone();
             // Left out when nothing was written, as the reference engine does.
             summary.size_rw = blocking(move || size::written_bytes(&id)).await?.filter(|bytes| *bytes > 0);
-            summary.size_root_fs = Some(request.api.image_size(&found.image_id) + summary.size_rw.unwrap_or(0));
+            summary.size_root_fs =
+                Some(request.api.image_size(&found.image_id) + summary.size_rw.unwrap_or(0));
         }
         answer.push(summary);
         if limit > 0 && answer.len() == limit {
