@@ -280,7 +280,7 @@ fn launch(
     let user = if body.user.is_empty() { &record.config.user } else { &body.user };
     let cwd = if body.working_dir.is_empty() { &record.config.working_dir } else { &body.working_dir };
     let privileged = body.privileged || record.host_config.privileged;
-    let process = start::user_process(record, args.clone(), env, user, cwd, privileged, stdio)?;
+    let process = start::user_process(record, args, env, user, cwd, privileged, stdio)?;
     let plan = ExecPlan {
         name: format!("e/{id}"),
         target: Fd(0),
@@ -290,7 +290,7 @@ fn launch(
     };
     let started = launcher::connect()
         .and_then(|mut launcher| launcher.exec(&plan, &fds))
-        .map_err(|error| StartError::launch(error, &args))?;
+        .map_err(StartError::launch)?;
     let ends = match (pipes, started.terminal) {
         (Some((_inside, ends)), _) => ends,
         (None, Some(master)) => Ends::Terminal(master),

@@ -40,8 +40,7 @@ impl StartError {
     }
 
     /// The launcher refused.
-    pub(crate) fn launch(error: LaunchError, args: &[String]) -> Self {
-        let program = args.first().map_or("", String::as_str);
+    pub(crate) fn launch(error: LaunchError) -> Self {
         let failure = match error {
             LaunchError::Step(failure) => failure,
             connection @ LaunchError::Connection(_) => {
@@ -51,21 +50,15 @@ impl StartError {
                 ));
             }
         };
+        let message = failure.message();
         let errno = Errno::from_raw_os_error(failure.errno);
         let (code, reason) = match (failure.step.as_str(), errno) {
-            ("exec", Errno::NOENT) if program.contains('/') => {
-                (127, format!("exec: \"{program}\": stat {program}: no such file or directory"))
-            }
-            ("exec", Errno::NOENT) => {
-                (127, format!("exec: \"{program}\": executable file not found in $PATH"))
-            }
-            ("exec", Errno::ACCESS | Errno::PERM) => (126, format!("exec: \"{program}\": permission denied")),
-            ("exec", Errno::ISDIR) => {
-                (126, format!("exec: \"{program}\": is a directory: permission denied"))
-            }
-            ("exec", Errno::NOEXEC) => (126, format!("exec \"{program}\": exec format error")),
-            ("user", _) => return Self::failed(failure.to_string()),
-            _ => (128, failure.to_string()),
+            ("user" | "group", _) => return Self::failed(message),
+            ("exec", Errno::NOENT | Errno::NOTDIR) => (127, message),
+            // The reference engine's words, which its command line looks for.
+            ("exec", Errno::ISDIR) => (126, format!("{message}: permission denied")),
+            ("exec", Errno::ACCESS | Errno::PERM | Errno::NOEXEC) => (126, message),
+            _ => (128, message),
         };
         Self { text: format!("failed to create task for container: {reason}"), code }
     }
@@ -86,28 +79,34 @@ mod tests {
 
     use super::*;
 
-    fn text(step: &str, errno: Errno, program: &str) -> (i64, String) {
+    fn text(step: &str, errno: Errno) -> (i64, String) {
         let failure =
             Failure { step: step.to_owned(), detail: "who".to_owned(), errno: errno.raw_os_error() };
-        let error = StartError::launch(LaunchError::Step(failure), &[program.to_owned()]);
+        let error = StartError::launch(LaunchError::Step(failure));
         assert_eq!(matches!(error.refusal(), Refusal::Invalid(_)), error.code < 128);
         (error.code, error.text)
     }
 
     #[test]
     fn texts_and_codes_are_those_the_docker_command_looks_for() {
+        let task = "failed to create task for container: ";
         let cases = [
-            ("exec", Errno::NOENT, "x", 127, "executable file not found in $PATH"),
-            ("exec", Errno::NOENT, "/x", 127, "no such file or directory"),
-            ("exec", Errno::ACCESS, "/etc/passwd", 126, "permission denied"),
-            ("exec", Errno::ISDIR, "/etc", 126, "is a directory"),
-            ("user", Errno::NOENT, "x", 128, "unable to find user who"),
-            ("mount", Errno::NOENT, "x", 128, "mount: who"),
+            ("exec", Errno::NOENT, 127, format!("{task}who")),
+            ("exec", Errno::NOTDIR, 127, format!("{task}who")),
+            ("exec", Errno::ACCESS, 126, format!("{task}who")),
+            ("exec", Errno::NOEXEC, 126, format!("{task}who")),
+            ("exec", Errno::ISDIR, 126, format!("{task}who: permission denied")),
+            ("exec", Errno::NOMEM, 128, format!("{task}who")),
+            (
+                "user",
+                Errno::NOENT,
+                128,
+                "unable to find user who: no matching entries in passwd file".to_owned(),
+            ),
+            ("mount", Errno::NOENT, 128, format!("{task}mount: who: {}", io::Error::from(Errno::NOENT))),
         ];
-        for (step, errno, program, code, part) in cases {
-            let (found, text) = text(step, errno, program);
-            assert_eq!(found, code, "{text}");
-            assert!(text.contains(part), "{text}");
+        for (step, errno, code, expected) in cases {
+            assert_eq!(text(step, errno), (code, expected), "{step} {errno}");
         }
     }
 }

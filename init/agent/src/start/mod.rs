@@ -133,7 +133,7 @@ fn start_steps(
     let fds: Vec<_> = fds.iter().map(AsFd::as_fd).collect();
     let started = launcher::connect()
         .and_then(|mut launcher| launcher.launch(&plan, &fds))
-        .map_err(|error| StartError::launch(error, &record.args))?;
+        .map_err(StartError::launch)?;
     drop(lease);
     let ends = streams.started(started.terminal, &machinery.init, &record.id, attempt.run)?;
     let base = slot.map(|slot| slot.base);
