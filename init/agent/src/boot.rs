@@ -95,6 +95,7 @@ pub(crate) async fn run() -> Result<(), BootError> {
     let (events, _) = broadcast::channel(EVENTS);
     let mut owner = Owner::new(machinery.clone(), copier, boot, starts <= 1, events.clone());
     let happenings = owner.happenings();
+    let shutdown = kept.shutdown;
     let recovered = owner.recover(kept);
     // Starts wait for the networks; the API does not.
     tokio::spawn({
@@ -105,7 +106,10 @@ pub(crate) async fn run() -> Result<(), BootError> {
             drop(tokio::task::spawn_blocking(move || slots.fill()));
         }
     });
-    owner.start_recovered(&recovered);
+    match shutdown {
+        None => owner.start_recovered(&recovered),
+        Some((action, deadline_s)) => owner.shut_down(action, deadline_s),
+    }
 
     let (handle, commands) = Handle::new(events);
     let from_init = init.listen().map_err(|error| BootError::Io("listen to init", error))?;

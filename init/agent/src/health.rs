@@ -212,16 +212,16 @@ mod tests {
 
     use super::*;
 
-    fn settings(test: &[&str], check: HealthConfig) -> Option<Settings> {
+    fn settings(test: &[&str], check: &HealthConfig) -> Option<Settings> {
         let test = Some(test.iter().map(|word| (*word).to_owned()).collect());
-        let healthcheck = Some(HealthConfig { test, ..check });
+        let healthcheck = Some(HealthConfig { test, ..check.clone() });
         Settings::of(&ContainerConfig { healthcheck, ..ContainerConfig::default() })
     }
 
     #[test]
     fn commands_are_read_in_every_form() {
         let command =
-            |test: &[&str]| settings(test, HealthConfig::default()).map(|settings| settings.command);
+            |test: &[&str]| settings(test, &HealthConfig::default()).map(|settings| settings.command);
         assert_eq!(command(&["CMD", "a", "b"]), Some(vec!["a".to_owned(), "b".to_owned()]));
         let shell = ["/bin/sh", "-c", "a && b"].map(str::to_owned).to_vec();
         assert_eq!(command(&["CMD-SHELL", "a && b"]), Some(shell));
@@ -233,7 +233,7 @@ mod tests {
     #[test]
     fn it_takes_retries_in_a_row_to_be_unhealthy_and_one_success_to_be_healthy() {
         let check = HealthConfig { retries: 2, start_period: 10_000_000_000, ..HealthConfig::default() };
-        let settings = settings(&["CMD", "x"], check).expect("a check");
+        let settings = settings(&["CMD", "x"], &check).expect("a check");
         let mut health = starting();
         let mut seen = Vec::new();
         for (code, up_s) in [(1, 1), (1, 2), (1, 3), (0, 4), (1, 5), (1, 6), (0, 7), (1, 20), (1, 21)] {

@@ -34,6 +34,8 @@ pub(crate) struct Kept {
     pub(crate) exited: Vec<Exit>,
     /// Services of init.
     pub(crate) services: Vec<ServiceHealth>,
+    /// The machine is on its way down.
+    pub(crate) shutdown: Option<(PowerAction, u32)>,
 }
 
 /// Takes the control socket over and asks for what was kept. Blocks until init has answered.
@@ -54,10 +56,7 @@ pub(crate) fn connect(socket: OwnedFd) -> io::Result<(Init, Kept)> {
             Some(FromInit::Exited(exit)) => kept.exited.push(exit),
             Some(FromInit::Service(health)) => kept.services.push(health),
             Some(FromInit::Ready) => break,
-            // It is repeated to the reader below: init sends it once and waits for the answer.
-            Some(FromInit::Shutdown { .. }) => {
-                crate::log::warning!("shutdown asked for before the agent was up, continuing");
-            }
+            Some(FromInit::Shutdown { action, deadline_s }) => kept.shutdown = Some((action, deadline_s)),
         }
     }
     channel.set_nonblocking(true)?;

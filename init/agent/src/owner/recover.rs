@@ -61,6 +61,7 @@ impl Owner {
         let half_made = record.attempt.take();
         let retry = half_made.as_ref().is_some_and(|attempt| attempt.wait_ms.is_some());
         let running = record.running().cloned();
+        let on_disk = record.clone();
         let mut container = Container::new(record, log);
         if let Some(attempt) = half_made.as_ref().filter(|attempt| same_boot(&attempt.boot)) {
             self.undo(&id, attempt.run);
@@ -104,8 +105,11 @@ impl Owner {
             container.next = Next::Remove { volumes: false, answers: Vec::new() };
         }
         start |= self.at_boot(&container.record);
-        if let Err(error) = save(&self.machinery, &container.record) {
-            crate::log::warning!("{}: {error}, continuing", container.record.name);
+        if container.record != on_disk || half_made.is_some() {
+            let saved = save(&self.machinery, &container.record);
+            if let Err(error) = saved {
+                crate::log::warning!("{}: {error}, continuing", container.record.name);
+            }
         }
         container.show();
         self.containers.insert(id.clone(), container);

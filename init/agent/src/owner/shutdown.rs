@@ -15,7 +15,7 @@ const RESERVE_S: u32 = 10;
 
 impl Owner {
     /// Stops everything that runs. Repeated requests change only what comes after.
-    pub(super) fn shut_down(&mut self, action: PowerAction, deadline_s: u32) {
+    pub(crate) fn shut_down(&mut self, action: PowerAction, deadline_s: u32) {
         if self.going_down.replace(action).is_some() {
             return;
         }
