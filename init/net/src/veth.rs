@@ -94,10 +94,10 @@ pub fn attach(netns: BorrowedFd<'_>, port: &Port) -> Result<(), AttachError> {
     let name = &port.host_name;
     let socket = |source| AttachError::Socket { name: name.clone(), source };
     let mut route = Route::open().map_err(socket)?;
-    let bridge = route.find(&port.bridge).map_err(socket)?;
+    let bridge = route.index_of(&port.bridge).map_err(socket)?;
     let bridge = bridge.ok_or_else(|| AttachError::NoBridge(port.bridge.clone()))?;
 
-    let requests = host_side(netns, port, bridge.index);
+    let requests = host_side(netns, port, bridge);
     let outcome = route.apply(&requests).map_err(socket)?;
     let attached = outcome
         .map_err(|(at, source)| {
@@ -222,8 +222,8 @@ fn container_side(port: &Port) -> Result<(), AttachError> {
     let name = &port.host_name;
     let socket = |source| AttachError::Socket { name: name.clone(), source };
     let mut route = Route::open().map_err(socket)?;
-    let found = route.find(&port.container_name).map_err(socket)?;
-    let index = found.ok_or_else(|| socket(io::Error::from(io::ErrorKind::NotFound)))?.index;
+    let found = route.index_of(&port.container_name).map_err(socket)?;
+    let index = found.ok_or_else(|| socket(io::Error::from(io::ErrorKind::NotFound)))?;
     settings()?;
     let ipv6 = port.addresses.iter().any(|address| matches!(address, IpNet::V6(_)));
     let interface = &port.container_name;

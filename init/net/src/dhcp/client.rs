@@ -6,8 +6,8 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::time::Duration;
 
 use berth_sys::packet;
+use dhcproto::Encodable;
 use dhcproto::v4::Message;
-use dhcproto::{Decodable, Decoder, Encodable};
 use rustix::net::{RecvFlags, recv};
 use rustix::time::{ClockId, clock_gettime};
 use tokio::io::unix::AsyncFd;
@@ -17,6 +17,7 @@ use tokio::time::sleep;
 use super::frame::{FILTER, unwrap, wrap};
 use super::lease::Lease;
 use super::machine::{Action, Identity, Machine};
+use super::options::decode;
 
 const SERVER_PORT: u16 = 67;
 const CLIENT_PORT: u16 = 68;
@@ -211,7 +212,7 @@ async fn receive(packets: &AsyncFd<OwnedFd>) -> io::Result<Vec<u8>> {
 }
 
 fn parse(packet: &[u8]) -> Option<Message> {
-    Message::decode(&mut Decoder::new(unwrap(packet)?)).ok()
+    decode(unwrap(packet)?)
 }
 
 fn encode(message: &Message) -> io::Result<Vec<u8>> {

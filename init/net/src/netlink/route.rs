@@ -14,6 +14,9 @@ use rtnetlink::packet_route::route::{
     RouteAddress, RouteAttribute, RouteFlags, RouteHeader, RouteMessage, RouteProtocol, RouteScope, RouteType,
 };
 
+use rustix::io::Errno;
+use rustix::net::netdevice::name_to_index;
+
 use super::socket::{Failure, Message, Request, Socket};
 use crate::mac::Mac;
 
@@ -77,6 +80,16 @@ impl Route {
         Ok(refused.map_or(Ok(()), Err))
     }
 
+    /// The number of the interface called `name`, or `None`. Unlike [`Route::find`] it does not wait for whoever holds
+    /// the kernel's lock on interfaces.
+    pub fn index_of(&self, name: &str) -> io::Result<Option<u32>> {
+        match name_to_index(&self.socket, name) {
+            Ok(index) => Ok(Some(index)),
+            Err(Errno::NODEV) => Ok(None),
+            Err(errno) => Err(errno.into()),
+        }
+    }
+
     /// The interface called `name`, or `None`.
     pub fn find(&mut self, name: &str) -> io::Result<Option<Interface>> {
         Ok(self.get_link(name)?.and_then(|messages| messages.iter().find_map(interface)))
@@ -88,7 +101,7 @@ impl Route {
         let answer = self.socket.get(&Request { kind: GET_LINK, flags: 0, body: bytes_of(&message) })?;
         match answer {
             Ok(messages) => Ok(Some(messages)),
-            Err(failure) if failure.errno == rustix::io::Errno::NODEV => Ok(None),
+            Err(failure) if failure.errno == Errno::NODEV => Ok(None),
             Err(failure) => Err(failure.errno.into()),
         }
     }

@@ -1,7 +1,7 @@
 //! One netlink socket of any protocol: requests out, acknowledgements and dumps in.
 
 use std::io;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::time::Duration;
 
 use rtnetlink::sys::{Socket as RawSocket, SocketAddr};
@@ -190,6 +190,12 @@ impl Socket {
                 Err(errno) => return Err(errno.into()),
             }
         }
+    }
+}
+
+impl AsFd for Socket {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.raw.as_fd()
     }
 }
 
