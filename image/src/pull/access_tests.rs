@@ -280,6 +280,33 @@ async fn redirects_that_must_not_be_followed_are_not() {
     assert!(bait.calls().is_empty());
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_kept_connection_does_not_open_a_door_for_redirects() {
+    // The operator named localhost himself, so a connection to it is open.
+    let local = TestRegistry::start().await;
+    local.add("demo", "latest", &image());
+    let by_name = format!("localhost:{}", local.address.port());
+    let registry = TestRegistry::start().await;
+    registry.add("demo", "latest", &image());
+    let target = by_name.clone();
+    registry.script(move |call| {
+        let blob = call.path.contains("/blobs/");
+        blob.then(|| Reply::new(307).header("location", format!("http://{target}{}", call.path)))
+    });
+    let scratch = Scratch::new();
+    let store = Store::open(&scratch.path().join("store")).unwrap();
+    let registries = insecure(&[registry.host(), by_name.clone()]);
+    let puller = Puller::new(store.clone(), registries, no_names()).unwrap().with_patience(impatient());
+    let platform = "linux/amd64".parse().unwrap();
+    puller.pull(&format!("{by_name}/demo").parse().unwrap(), &platform, None, None).await.unwrap();
+    store.prune(true, &|_| crate::store::Use::Free).unwrap();
+    let calls = local.calls().len();
+    let sent = puller.pull(&format!("{}/demo", registry.host()).parse().unwrap(), &platform, None, None).await;
+    let error = sent.unwrap_err();
+    assert!(matches!(error, PullError::Unreachable { source: RegistryError::Refused { .. }, .. }), "{error:?}");
+    assert_eq!(local.calls().len(), calls);
+}
+
 async fn pull_tls(
     scratch: &Scratch,
     registry: &TestRegistry,

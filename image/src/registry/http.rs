@@ -61,7 +61,9 @@ impl Call {
 /// Connections and how they are used.
 pub(crate) struct Http {
     connector: Connector,
-    idle: Mutex<HashMap<Origin, Vec<SendRequest<Body>>>>,
+    /// By origin and by who chose it: a connection the operator's choice opened must not serve a host that a
+    /// registry sends us to, whose address was never judged.
+    idle: Mutex<HashMap<(Origin, Reach), Vec<SendRequest<Body>>>>,
 }
 
 impl Http {
@@ -112,7 +114,7 @@ impl Http {
         url: &Url,
         reach: Reach,
     ) -> Result<Response<Incoming>, RegistryError> {
-        let mut sender = match self.take_idle(&url.origin) {
+        let mut sender = match self.take_idle(&url.origin, reach) {
             Some(sender) => sender,
             None => self.open(&url.origin, reach).await?,
         };
@@ -123,7 +125,7 @@ impl Http {
         let late = || RegistryError::Timeout { host: url.origin.to_string(), what: "answer", limit };
         let answered = timeout(limit, sender.send_request(request)).await.map_err(|_| late())?;
         let response = answered.map_err(|error| broken(&url.origin, error))?;
-        self.put_idle(&url.origin, sender);
+        self.put_idle(&url.origin, reach, sender);
         Ok(response)
     }
 
@@ -139,22 +141,22 @@ impl Http {
         Ok(sender)
     }
 
-    fn take_idle(&self, origin: &Origin) -> Option<SendRequest<Body>> {
+    fn take_idle(&self, origin: &Origin, reach: Reach) -> Option<SendRequest<Body>> {
         let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
-        let senders = idle.get_mut(origin)?;
+        let senders = idle.get_mut(&(origin.clone(), reach))?;
         senders.retain(|sender| !sender.is_closed());
         // One whose last answer is still being read is not ready.
         let ready = senders.iter().position(SendRequest::is_ready)?;
         Some(senders.swap_remove(ready))
     }
 
-    fn put_idle(&self, origin: &Origin, sender: SendRequest<Body>) {
+    fn put_idle(&self, origin: &Origin, reach: Reach, sender: SendRequest<Body>) {
         let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
         idle.retain(|_, senders| {
             senders.retain(|sender| !sender.is_closed());
             !senders.is_empty()
         });
-        let senders = idle.entry(origin.clone()).or_default();
+        let senders = idle.entry((origin.clone(), reach)).or_default();
         if senders.len() < IDLE_MAX {
             senders.push(sender);
         }

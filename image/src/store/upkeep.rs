@@ -13,8 +13,8 @@ use std::thread;
 
 use super::layers;
 
-/// Stack of the thread in bytes; it only walks directories.
-const STACK: usize = 512 << 10;
+/// Stack of the thread in bytes. It deletes trees recursively, which the unpacker keeps below 260 levels.
+const STACK: usize = 1 << 20;
 
 enum Job {
     Durable,

@@ -5,7 +5,7 @@ pub(super) const PATH_MAX: usize = 4096;
 /// Bytes of one component, NAME_MAX of every file system in use.
 const NAME_MAX: usize = 255;
 /// Directories above one another.
-const DEPTH_MAX: usize = 256;
+pub(super) const DEPTH_MAX: usize = 256;
 
 /// Prefix of a name that says something about layers below instead of naming a file.
 const WHITEOUT: &[u8] = b".wh.";

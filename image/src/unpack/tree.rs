@@ -15,7 +15,7 @@ use rustix::fs::{self, AtFlags, FileType, Mode, OFlags, ResolveFlags, Stat};
 use rustix::io::Errno;
 
 use super::error::UnpackError;
-use super::path::{PATH_MAX, join};
+use super::path::{DEPTH_MAX, PATH_MAX, join};
 
 /// Parents kept open.
 const CACHE_MAX: usize = 32;
@@ -28,6 +28,9 @@ const DIRECTORY: OFlags =
     OFlags::DIRECTORY.union(OFlags::NOFOLLOW).union(OFlags::RDONLY).union(OFlags::CLOEXEC);
 const INSIDE: ResolveFlags =
     ResolveFlags::IN_ROOT.union(ResolveFlags::NO_MAGICLINKS).union(ResolveFlags::NO_XDEV);
+
+/// The same, but not by way of any link: then a path is as deep as it looks.
+const DIRECTLY: ResolveFlags = INSIDE.union(ResolveFlags::NO_SYMLINKS);
 
 /// Name of the attribute by which overlayfs knows an opaque directory.
 const OPAQUE_XATTR: &str = "trusted.overlay.opaque";
@@ -94,7 +97,7 @@ impl Tree {
         Ok(())
     }
 
-    /// The directory at a cleaned path, if it is there.
+    /// The directory at a cleaned path, if it is there. Not for making anything in it: see [`Tree::parent`].
     pub(super) fn lookup(&mut self, path: &[u8]) -> Result<Option<Rc<OwnedFd>>, UnpackError> {
         if path.is_empty() {
             return Ok(Some(self.root()));
@@ -102,62 +105,77 @@ impl Tree {
         if let Some(fd) = self.open.get(path) {
             return Ok(Some(Rc::clone(fd)));
         }
-        let opened =
-            fs::openat2(&self.root, path, DIRECTORY.difference(OFlags::NOFOLLOW), Mode::empty(), INSIDE);
-        match opened {
-            Ok(fd) => Ok(Some(self.keep(path, fd))),
+        let follow = DIRECTORY.difference(OFlags::NOFOLLOW);
+        match fs::openat2(&self.root, path, follow, Mode::empty(), INSIDE) {
+            Ok(fd) => Ok(Some(Rc::new(fd))),
             Err(Errno::NOENT | Errno::NOTDIR) => Ok(None),
             Err(error) => Err(failed("open directory", path)(error)),
         }
     }
 
     /// The directory at a cleaned path. What is missing is made; what is in the way of it is replaced.
+    ///
+    /// However many links lead there, it lies no deeper than a path may be: trees are deleted recursively.
     pub(super) fn parent(&mut self, path: &[u8]) -> Result<Rc<OwnedFd>, UnpackError> {
-        if let Some(fd) = self.lookup(path)? {
-            return Ok(fd);
+        if path.is_empty() {
+            return Ok(self.root());
         }
-        let fd = self.walk(path)?;
+        if let Some(fd) = self.open.get(path) {
+            return Ok(Rc::clone(fd));
+        }
+        let fd = match fs::openat2(&self.root, path, DIRECTORY, Mode::empty(), DIRECTLY) {
+            Ok(fd) => fd,
+            Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => self.walk(path)?,
+            Err(error) => return Err(failed("open directory", path)(error)),
+        };
         Ok(self.keep(path, fd))
     }
 
     /// Goes down component by component, following links inside the tree even where their targets are missing.
     fn walk(&mut self, path: &[u8]) -> Result<OwnedFd, UnpackError> {
         let mut todo: Vec<Vec<u8>> = path.split(|byte| *byte == b'/').rev().map(<[u8]>::to_vec).collect();
-        let mut done: Vec<Vec<u8>> = Vec::new();
-        let mut here = self.reopen_root(path)?;
+        // The way taken, every directory open, so that `..` costs nothing.
+        let mut names: Vec<Vec<u8>> = Vec::new();
+        let mut way: Vec<OwnedFd> = vec![self.reopen_root(path)?];
         let mut followed = 0;
         while let Some(part) = todo.pop() {
+            let Some(here) = way.last() else { break };
             match &part[..] {
                 b"" | b"." => continue,
                 b".." => {
-                    done.pop();
-                    here = self.descend(&done, path)?;
+                    // The root is its own parent.
+                    if names.pop().is_some() {
+                        way.pop();
+                    }
                     continue;
                 }
                 _ => {}
             }
-            let at = join(&done.join(&b'/'), &part);
+            let at = join(&names.join(&b'/'), &part);
             if is_link(here.as_fd(), &part)? {
                 followed += 1;
-                let target =
-                    fs::readlinkat(&here, &part[..], Vec::new()).map_err(failed("read link", &at))?;
+                let target = fs::readlinkat(here, &part[..], Vec::new()).map_err(failed("read link", &at))?;
                 let target = target.into_bytes();
                 let pending: usize = todo.iter().map(Vec::len).sum();
                 if followed > FOLLOWED_MAX || target.len() + pending > PATH_MAX {
                     return Err(failed("follow links of", path)(Errno::LOOP));
                 }
                 if target.starts_with(b"/") {
-                    done.clear();
-                    here = self.reopen_root(path)?;
+                    names.clear();
+                    way.truncate(1);
                 }
                 todo.extend(target.split(|byte| *byte == b'/').rev().map(<[u8]>::to_vec));
                 continue;
             }
+            if names.len() >= DEPTH_MAX {
+                return Err(UnpackError::Limit { what: "directories above one another", limit: DEPTH_MAX as u64 });
+            }
             let there = found(here.as_fd(), &part, &at)?;
-            here = self.step(&here, &part, &at, there)?;
-            done.push(part);
+            let next = self.step(here, &part, &at, there)?;
+            names.push(part);
+            way.push(next);
         }
-        Ok(here)
+        way.pop().ok_or_else(|| failed("open directory", path)(Errno::NOENT))
     }
 
     /// One step down, making the directory if there is none.
@@ -174,14 +192,6 @@ impl Tree {
             return Ok(made);
         }
         fs::openat(here, part, DIRECTORY, Mode::empty()).map_err(failed("open", at))
-    }
-
-    fn descend(&self, parts: &[Vec<u8>], path: &[u8]) -> Result<OwnedFd, UnpackError> {
-        let mut here = self.reopen_root(path)?;
-        for part in parts {
-            here = fs::openat(&here, &part[..], DIRECTORY, Mode::empty()).map_err(failed("open", path))?;
-        }
-        Ok(here)
     }
 
     fn reopen_root(&self, path: &[u8]) -> Result<OwnedFd, UnpackError> {

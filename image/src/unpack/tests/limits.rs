@@ -74,3 +74,25 @@ fn a_full_disk_is_told_as_such() {
     assert!(std::process::Command::new("umount").arg(&small).status().unwrap().success());
     assert!(result.unwrap_err().into_no_space().is_ok());
 }
+
+#[test]
+fn links_cannot_stack_directories_beyond_the_limit() {
+    // Each round goes down 200 levels from where the last one ended.
+    let forge = (0..20).fold(Forge::new(), |forge, round| {
+        let below = "d/".repeat(200);
+        let (from, link) = (format!("l{round}/{below}"), format!("l{}", round + 1));
+        let start = if round == 0 { forge.dir("l0") } else { forge };
+        start.pax(&[("path", format!("{from}f").as_bytes())]).file("f", "x").pax(&[("linkpath", from.as_bytes())]).symlink(link, "x")
+    });
+    let tried = try_forge(forge);
+    assert!(matches!(tried.result, Err(UnpackError::Limit { .. })), "{:?}", tried.result);
+    // What was made until then can be replaced and deleted.
+    std::fs::remove_dir_all(&tried.tree).unwrap();
+}
+
+#[test]
+fn the_deepest_tree_that_is_allowed_can_be_replaced_within_the_layer() {
+    let deep = format!("{}f", "d/".repeat(255));
+    let tried = try_forge(Forge::new().pax(&[("path", deep.as_bytes())]).file("f", "x").file("d", "replaced"));
+    assert!(tried.what("d").unwrap().starts_with("file 8 "));
+}

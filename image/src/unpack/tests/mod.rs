@@ -3,6 +3,7 @@
 mod escape;
 mod formats;
 mod limits;
+mod oracles;
 mod whiteouts;
 
 use std::fs::File;
