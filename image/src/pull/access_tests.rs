@@ -301,9 +301,13 @@ async fn a_kept_connection_does_not_open_a_door_for_redirects() {
     puller.pull(&format!("{by_name}/demo").parse().unwrap(), &platform, None, None).await.unwrap();
     store.prune(true, &|_| crate::store::Use::Free).unwrap();
     let calls = local.calls().len();
-    let sent = puller.pull(&format!("{}/demo", registry.host()).parse().unwrap(), &platform, None, None).await;
+    let sent =
+        puller.pull(&format!("{}/demo", registry.host()).parse().unwrap(), &platform, None, None).await;
     let error = sent.unwrap_err();
-    assert!(matches!(error, PullError::Unreachable { source: RegistryError::Refused { .. }, .. }), "{error:?}");
+    assert!(
+        matches!(error, PullError::Unreachable { source: RegistryError::Refused { .. }, .. }),
+        "{error:?}"
+    );
     assert_eq!(local.calls().len(), calls);
 }
 

@@ -58,12 +58,15 @@ impl Call {
     }
 }
 
+/// Idle connections: one that was opened for a host the operator named never serves a redirect to it.
+type Idle = HashMap<(Origin, Reach), Vec<SendRequest<Body>>>;
+
 /// Connections and how they are used.
 pub(crate) struct Http {
     connector: Connector,
     /// By origin and by who chose it: a connection the operator's choice opened must not serve a host that a
     /// registry sends us to, whose address was never judged.
-    idle: Mutex<HashMap<(Origin, Reach), Vec<SendRequest<Body>>>>,
+    idle: Mutex<Idle>,
 }
 
 impl Http {

@@ -168,7 +168,10 @@ impl Tree {
                 continue;
             }
             if names.len() >= DEPTH_MAX {
-                return Err(UnpackError::Limit { what: "directories above one another", limit: DEPTH_MAX as u64 });
+                return Err(UnpackError::Limit {
+                    what: "directories above one another",
+                    limit: DEPTH_MAX as u64,
+                });
             }
             let there = found(here.as_fd(), &part, &at)?;
             let next = self.step(here, &part, &at, there)?;

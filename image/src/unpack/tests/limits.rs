@@ -82,7 +82,11 @@ fn links_cannot_stack_directories_beyond_the_limit() {
         let below = "d/".repeat(200);
         let (from, link) = (format!("l{round}/{below}"), format!("l{}", round + 1));
         let start = if round == 0 { forge.dir("l0") } else { forge };
-        start.pax(&[("path", format!("{from}f").as_bytes())]).file("f", "x").pax(&[("linkpath", from.as_bytes())]).symlink(link, "x")
+        start
+            .pax(&[("path", format!("{from}f").as_bytes())])
+            .file("f", "x")
+            .pax(&[("linkpath", from.as_bytes())])
+            .symlink(link, "x")
     });
     let tried = try_forge(forge);
     assert!(matches!(tried.result, Err(UnpackError::Limit { .. })), "{:?}", tried.result);
@@ -93,6 +97,7 @@ fn links_cannot_stack_directories_beyond_the_limit() {
 #[test]
 fn the_deepest_tree_that_is_allowed_can_be_replaced_within_the_layer() {
     let deep = format!("{}f", "d/".repeat(255));
-    let tried = try_forge(Forge::new().pax(&[("path", deep.as_bytes())]).file("f", "x").file("d", "replaced"));
+    let tried =
+        try_forge(Forge::new().pax(&[("path", deep.as_bytes())]).file("f", "x").file("d", "replaced"));
     assert!(tried.what("d").unwrap().starts_with("file 8 "));
 }
