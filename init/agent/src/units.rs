@@ -17,8 +17,8 @@ const FIRST_WAIT: Duration = Duration::from_secs(1);
 /// Longest wait: a registry that comes back is noticed within this time.
 const LONGEST_WAIT: Duration = Duration::from_secs(60);
 
-/// How long the first pull waits for the network: DHCP on a slow link, and some.
-const ONLINE_TIMEOUT: Duration = Duration::from_secs(30);
+/// How long the first pull waits for the network: DHCP on a slow link. A machine without gateway pulls after it.
+const ONLINE_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Why a unit is not true yet.
 #[derive(Debug, thiserror::Error)]

@@ -14,7 +14,10 @@ const QUEUE: usize = 16;
 
 /// Output as asked for; it ends when run `run` ended and everything it wrote was given out.
 pub(crate) fn output(log: &Arc<Log>, request: AttachRequest, run: u32) -> io::Result<mpsc::Receiver<Chunk>> {
-    let cursor = if request.logs { Cursor::at_start(log)? } else { Cursor::at_end(log)? };
+    let mut cursor = if request.logs { Cursor::at_start(log)? } else { Cursor::at_end(log)? };
+    if request.stream {
+        cursor.hold();
+    }
     let (sender, receiver) = mpsc::channel(QUEUE);
     let log = log.clone();
     tokio::spawn(async move {
@@ -42,7 +45,7 @@ async fn copy(
                 Stream::Err => request.stderr,
             };
             let chunk = Chunk { stream: piece.stream, bytes: piece.bytes };
-            if wanted && sender.send(chunk).await.is_err() {
+            if wanted && sender.send(chunk).await.is_err() || cursor.is_given_up() {
                 return Ok(());
             }
         }

@@ -35,7 +35,7 @@ pub(crate) struct Copier {
 impl Copier {
     /// Starts the thread.
     pub(crate) fn start() -> io::Result<Self> {
-        let runtime = Builder::new_current_thread().enable_io().build()?;
+        let runtime = Builder::new_current_thread().enable_all().build()?;
         let handle = runtime.handle().clone();
         let thread = std::thread::Builder::new().name("logs".to_owned()).stack_size(STACK);
         thread.spawn(move || runtime.block_on(std::future::pending::<()>()))?;
@@ -83,6 +83,7 @@ async fn pipes(out: OwnedFd, err: OwnedFd, log: &Log) -> io::Result<()> {
     let (out, err) = (register(out)?, register(err)?);
     let (mut out_open, mut err_open) = (true, true);
     while out_open || err_open {
+        log.room().await;
         tokio::select! {
             ready = out.readable(), if out_open => out_open = pump(ready?, Stream::Out, log, &mut lost),
             ready = err.readable(), if err_open => err_open = pump(ready?, Stream::Err, log, &mut lost),
@@ -125,6 +126,7 @@ async fn terminal(master: &AsyncFd<OwnedFd>, log: &Log) -> io::Result<()> {
     let mut lost = Lost::default();
     let mut bytes = vec![0; READ_MAX];
     loop {
+        log.room().await;
         let mut ready = master.readable().await?;
         let read = ready.try_io(|master| Ok(rustix::io::read(master.get_ref(), &mut bytes)?));
         match read {

@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
+use super::hold::Held;
 use super::log::Log;
 use super::segment::{self, read_entry};
 use crate::command::Stream;
@@ -31,6 +32,7 @@ pub(super) struct Cursor {
     index: File,
     entry: u64,
     offset: u64,
+    held: Option<Held>,
 }
 
 impl Cursor {
@@ -68,7 +70,17 @@ impl Cursor {
     fn open(log: &Arc<Log>, number: u64) -> io::Result<Self> {
         let data = File::open(segment::data_path(log.dir(), number))?;
         let index = File::open(segment::index_path(log.dir(), number))?;
-        Ok(Self { log: log.clone(), number, data, index, entry: 0, offset: 0 })
+        Ok(Self { log: log.clone(), number, data, index, entry: 0, offset: 0, held: None })
+    }
+
+    /// Keeps the log from turning over what is not read yet.
+    pub(super) fn hold(&mut self) {
+        self.held = Some(self.log.holds().hold(self.number));
+    }
+
+    /// The log went on without this reader, which held it up for too long.
+    pub(super) fn is_given_up(&self) -> bool {
+        self.held.as_ref().is_some_and(Held::is_given_up)
     }
 
     /// The next piece; none when there is nothing more now.
@@ -82,7 +94,12 @@ impl Cursor {
             if newest <= self.number {
                 return Ok(None);
             }
+            let held = self.held.take();
             *self = self.following(newest)?;
+            if let Some(held) = &held {
+                held.at(self.number, 0);
+            }
+            self.held = held;
         }
     }
 
@@ -111,6 +128,9 @@ impl Cursor {
                 let mut bytes = vec![0; usize::try_from(wanted).unwrap_or(0)];
                 self.data.read_exact_at(&mut bytes, self.offset)?;
                 self.offset += wanted;
+                if let Some(held) = &self.held {
+                    held.at(self.number, self.offset);
+                }
                 return Ok(Some(Piece { stream: entry.stream, at_ns: entry.at_ns, bytes: bytes.into() }));
             }
             if next.is_none() {

@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use tokio::sync::watch;
 
+use super::hold::Holds;
 use super::segment::{self, Segment};
 use crate::command::Stream;
 
@@ -49,6 +50,7 @@ pub(crate) struct Log {
     limits: Limits,
     writer: Mutex<Option<Segment>>,
     progress: watch::Sender<Progress>,
+    holds: Arc<Holds>,
 }
 
 impl Log {
@@ -59,7 +61,8 @@ impl Log {
         let segment = Segment::open(dir, newest)?;
         let progress = Progress { segment: newest, length: segment.length(), open: false, ended };
         let (progress, _) = watch::channel(progress);
-        Ok(Arc::new(Self { dir: dir.to_owned(), limits, writer: Mutex::new(None), progress }))
+        let holds = Arc::default();
+        Ok(Arc::new(Self { dir: dir.to_owned(), limits, writer: Mutex::new(None), progress, holds }))
     }
 
     /// The directory of the segments.
@@ -93,6 +96,27 @@ impl Log {
     /// The container is gone: all readers come to their end.
     pub(crate) fn close(&self) {
         self.end(u32::MAX);
+    }
+
+    /// Where attached clients are.
+    pub(super) fn holds(&self) -> &Arc<Holds> {
+        &self.holds
+    }
+
+    /// Waits until the next write overtakes no attached client.
+    pub(super) async fn room(&self) {
+        let full = {
+            let writer = self.writer.lock().unwrap_or_else(PoisonError::into_inner);
+            writer
+                .as_ref()
+                .filter(|segment| segment.size() >= self.limits.segment_bytes)
+                .map(|full| full.number)
+        };
+        // The segments that the next turn deletes.
+        let keep = u64::try_from(self.limits.segments.max(1)).unwrap_or(u64::MAX);
+        if let Some(deleted) = full.and_then(|number| (number + 1).checked_sub(keep)) {
+            self.holds.released(deleted).await;
+        }
     }
 
     /// Moves what is in a pipe into the log. 0 at the pipe's end, `WouldBlock` when it is empty.

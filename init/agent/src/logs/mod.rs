@@ -4,11 +4,12 @@
 //! from which offset on bytes came from which stream and when ([`segment`]). The kernel moves bytes from a
 //! container's pipe into the file by `splice`, so at any instant each byte is in the pipe or in the file and nowhere
 //! else; the entry is written first. Whoever wants output, live or old, reads the files ([`cursor`]): a slow reader
-//! holds up nobody.
+//! of old lines holds up nobody, an attached one only a container that is far ahead ([`hold`]).
 
 mod attach;
 mod copy;
 mod cursor;
+mod hold;
 mod lines;
 mod log;
 mod segment;

@@ -4,7 +4,7 @@ use std::convert::Infallible;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use http_body_util::combinators::UnsyncBoxBody;
 use http_body_util::{BodyExt, Empty, Full};
 use hyper::body::Frame;
@@ -17,6 +17,9 @@ use super::ENGINE_VERSION;
 
 /// Body of an answer.
 pub(crate) type Body = UnsyncBoxBody<Bytes, Infallible>;
+
+/// Size of a batch of small pieces, bytes: about two TLS records.
+pub(crate) const BATCH_BYTES: usize = 32 * 1024;
 
 /// Content type of JSON answers.
 pub(crate) const JSON: &str = "application/json";
@@ -73,6 +76,8 @@ pub(crate) struct Pieces<T, F> {
     receiver: mpsc::Receiver<T>,
     encode: F,
     settled: Settled,
+    /// Bytes up to which pieces that are there already are sent as one.
+    batch_bytes: usize,
 }
 
 /// What a body waits for after its last piece, once.
@@ -81,13 +86,36 @@ type Settled = Option<Pin<Box<dyn Future<Output = ()> + Send>>>;
 impl<T, F: FnMut(T) -> Bytes> Pieces<T, F> {
     /// A body of what `receiver` gives, as bytes by `encode`.
     pub(crate) fn new(receiver: mpsc::Receiver<T>, encode: F) -> Self {
-        Self { receiver, encode, settled: None }
+        Self { receiver, encode, settled: None, batch_bytes: 0 }
+    }
+
+    /// The same, with small pieces that are there already sent as one: for streams of bytes, whose readers do not look
+    /// at pieces.
+    pub(crate) fn batched(mut self) -> Self {
+        self.batch_bytes = BATCH_BYTES;
+        self
     }
 
     /// The same, ending only when `settled` is done.
     pub(crate) fn then(mut self, settled: impl Future<Output = ()> + Send + 'static) -> Self {
         self.settled = Some(Box::pin(settled));
         self
+    }
+}
+
+impl<T, F: FnMut(T) -> Bytes> Pieces<T, F> {
+    /// `first` and what else is there, up to the batch's size.
+    fn filled_up(&mut self, first: Bytes) -> Bytes {
+        if first.len() >= self.batch_bytes || self.receiver.is_empty() {
+            return first;
+        }
+        let mut batch = BytesMut::from(first);
+        while batch.len() < self.batch_bytes
+            && let Ok(piece) = self.receiver.try_recv()
+        {
+            batch.extend_from_slice(&(self.encode)(piece));
+        }
+        batch.freeze()
     }
 }
 
@@ -100,7 +128,8 @@ impl<T: Send, F: FnMut(T) -> Bytes + Unpin> hyper::body::Body for Pieces<T, F> {
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
         if let Some(piece) = std::task::ready!(self.receiver.poll_recv(context)) {
-            return Poll::Ready(Some(Ok(Frame::data((self.encode)(piece)))));
+            let first = (self.encode)(piece);
+            return Poll::Ready(Some(Ok(Frame::data(self.filled_up(first)))));
         }
         if let Some(settled) = &mut self.settled {
             std::task::ready!(settled.as_mut().poll(context));
@@ -128,4 +157,32 @@ pub(crate) fn json_line(value: &impl Serialize) -> Bytes {
     let mut line = serde_json::to_vec(value).unwrap_or_default();
     line.extend_from_slice(b"\r\n");
     line.into()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    async fn pieces(batched: bool, sizes: &[usize]) -> Vec<usize> {
+        let (sender, receiver) = mpsc::channel(16);
+        for size in sizes {
+            sender.try_send(*size).unwrap();
+        }
+        drop(sender);
+        let body = Pieces::new(receiver, |size: usize| Bytes::from(vec![b'x'; size]));
+        let mut body = if batched { body.batched() } else { body };
+        let mut got = Vec::new();
+        while let Some(Ok(frame)) = body.frame().await {
+            got.push(frame.into_data().unwrap().len());
+        }
+        got
+    }
+
+    #[tokio::test]
+    async fn small_pieces_are_sent_as_one_and_large_ones_alone() {
+        assert_eq!(pieces(true, &[1, 2, 3]).await, [6]);
+        assert_eq!(pieces(true, &[BATCH_BYTES, 2, 3]).await, [BATCH_BYTES, 5]);
+        assert_eq!(pieces(true, &[1, BATCH_BYTES, 3]).await, [BATCH_BYTES + 1, 3]);
+        assert_eq!(pieces(false, &[1, 2, 3]).await, [1, 2, 3]);
+    }
 }

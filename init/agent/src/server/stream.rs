@@ -76,7 +76,7 @@ pub(crate) fn hijack(
 fn output_only(content_type: &'static str, attachment: Attachment) -> Response<Body> {
     let Attachment { tty, output, input } = attachment;
     drop(input);
-    respond::streamed(content_type, Pieces::new(output, move |chunk: Chunk| encode(tty, chunk)))
+    respond::streamed(content_type, Pieces::new(output, move |chunk: Chunk| encode(tty, chunk)).batched())
 }
 
 fn encode(tty: bool, chunk: Chunk) -> Bytes {
@@ -97,11 +97,14 @@ async fn pump<R, W>(
     let Attachment { tty, mut output, input } = attachment;
     let outward = async {
         while let Some(chunk) = output.recv().await {
-            writer.write_all(&encode(tty, chunk)).await?;
-            // One flush for all that is there already.
-            if output.is_empty() {
-                writer.flush().await?;
+            let mut batch = BytesMut::from(encode(tty, chunk));
+            while batch.len() < respond::BATCH_BYTES
+                && let Ok(chunk) = output.try_recv()
+            {
+                batch.extend_from_slice(&encode(tty, chunk));
             }
+            writer.write_all(&batch).await?;
+            writer.flush().await?;
         }
         settled.await;
         writer.shutdown().await

@@ -31,7 +31,7 @@ pub(crate) async fn logs(request: Request, name: &str) -> Answer {
     let view = request.api.owner.view(name).await?;
     let tty = view.config.tty;
     let lines = request.api.owner.logs(&view.id, wanted).await?;
-    let mut body = Pieces::new(lines, move |line: LogLine| encode(&line, tty, timestamps));
+    let mut body = Pieces::new(lines, move |line: LogLine| encode(&line, tty, timestamps)).batched();
     if wanted.follow {
         let (owner, id) = (request.api.owner.clone(), view.id.clone());
         body = body.then(async move { lifecycle::settle(&owner, &id).await });
