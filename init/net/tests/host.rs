@@ -295,6 +295,41 @@ fn a_returned_carrier_asks_again_and_a_refusal_brings_another_address() {
 }
 
 #[test]
+fn a_new_configuration_leaves_the_lease_alone_until_it_ends_it() {
+    on_machine(|| {
+        let lan = Lan::new();
+        let options = usual();
+        let script = vec![
+            answer(MessageType::Offer, "192.0.2.77", &options),
+            answer(MessageType::Ack, "192.0.2.77", &options),
+        ];
+        let received = lan.serve(script);
+        let state = tempfile::tempdir().unwrap();
+        run(async {
+            let mut wanted = config();
+            let handle = host::start(wanted.clone(), state.path()).unwrap();
+            let mut status = handle.status();
+            lan.plug("up0");
+            reach(&mut status, |s| address(s).as_deref() == Some("192.0.2.77/24")).await;
+            let asked = received.try_iter().count();
+            wanted.interfaces[0].addresses = vec![net("198.51.100.5/24")];
+            handle.reconfigure(wanted.clone());
+            let reached = reach(&mut status, |s| s.interfaces[0].addresses.len() == 2).await;
+            assert!(reached.interfaces[0].addresses.contains(&(net("192.0.2.77/24"), Source::Dhcp)));
+            assert!(
+                received.try_iter().count() <= 1,
+                "{asked} questions before, none after but a late report"
+            );
+            wanted.interfaces[0].dhcp4 = false;
+            handle.reconfigure(wanted);
+            let fixed = [(net("198.51.100.5/24"), Source::Fixed)];
+            let reached = reach(&mut status, |s| s.interfaces[0].addresses == fixed).await;
+            assert_eq!(reached.dns, Vec::<IpAddr>::new());
+        });
+    });
+}
+
+#[test]
 fn fixed_addresses_are_set_and_taken_back() {
     on_machine(|| {
         let lan = Lan::new();

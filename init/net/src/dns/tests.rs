@@ -140,6 +140,18 @@ fn broken_questions_are_answered_briefly_or_not_at_all() {
     assert_eq!(code(&chaos), (vec![0, 7], 5));
 }
 
+proptest::proptest! {
+    #[test]
+    fn no_question_of_a_stranger_does_harm(bytes in proptest::collection::vec(proptest::prelude::any::<u8>(), 0..300)) {
+        let index = Index::new(&view(false));
+        let _ = answer(&index, &bytes, false);
+        let mut plausible = query("web", RecordType::A).to_vec().unwrap();
+        plausible.extend(&bytes);
+        plausible[11] = 1;
+        let _ = answer(&index, &plausible, true);
+    }
+}
+
 /// An upstream server that knows `name` and says so by UDP or, when `cut`, by TCP only.
 async fn upstream(name: &'static str, cut: bool) -> (SocketAddr, Arc<AtomicUsize>) {
     let udp = UdpSocket::bind("127.0.0.1:0").await.unwrap();

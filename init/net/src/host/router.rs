@@ -98,6 +98,16 @@ mod tests {
         assert_eq!(parse(&message(&options)), Some((3, expected)));
     }
 
+    proptest::proptest! {
+        #[test]
+        fn no_advertisement_of_a_stranger_does_harm(
+            options in proptest::collection::vec(proptest::prelude::any::<u8>(), 0..300),
+        ) {
+            let _ = parse(&message(&options));
+            let _ = parse(&options);
+        }
+    }
+
     #[test]
     fn broken_options_end_the_reading() {
         assert_eq!(parse(&message(&[25, 0, 0, 0, 0, 0, 0, 0])), None);

@@ -190,24 +190,38 @@ impl Task {
     }
 
     fn add(&mut self, interface: Interface, config: InterfaceConfig) {
-        let (index, name) = (interface.index, interface.name.clone());
-        let (mut uplink, failures) = Uplink::bring_up(interface, config, &mut self.route);
-        self.tell(Event::Added(name.clone()));
-        self.tell_failures(&name, &failures);
-        if let (true, Some(mac)) = (uplink.config.dhcp4, uplink.interface.mac) {
-            let identity = Identity {
-                mac,
-                client_id: client_id(self.machine_id, mac),
-                hostname: self.config.borrow().hostname.clone(),
-            };
-            let earlier = self.remembered(&name);
-            uplink.client = Some(Client::start(index, identity, earlier, self.update_sender.clone()));
-        }
-        let solicit = uplink.config.router_advertisements && uplink.interface.carrier;
+        let index = interface.index;
+        self.tell(Event::Added(interface.name.clone()));
+        let uplink = Uplink::new(interface, config);
+        let carrier = uplink.interface.carrier;
         self.uplinks.insert(index, uplink);
-        self.dirty = true;
-        if solicit {
+        self.configure(index);
+        if carrier {
             self.solicit(index);
+        }
+    }
+
+    /// Puts the configuration of an interface in force, starting or ending its DHCP client as it says.
+    fn configure(&mut self, index: u32) {
+        self.dirty = true;
+        let Some(uplink) = self.uplinks.get_mut(&index) else { return };
+        let name = uplink.interface.name.clone();
+        let mut failures = uplink.bring_up(&mut self.route);
+        if !uplink.config.dhcp4 {
+            uplink.client = None;
+            failures.extend(uplink.unbind(&mut self.route));
+        }
+        let wanted =
+            (uplink.config.dhcp4 && uplink.client.is_none()).then_some(uplink.interface.mac).flatten();
+        self.tell_failures(&name, &failures);
+        if let Some(mac) = wanted {
+            let client_id = client_id(self.machine_id, mac);
+            let identity = Identity { mac, client_id, hostname: self.config.borrow().hostname.clone() };
+            let earlier = self.remembered(&name);
+            let client = Client::start(index, identity, earlier, self.update_sender.clone());
+            if let Some(uplink) = self.uplinks.get_mut(&index) {
+                uplink.client = Some(client);
+            }
         }
     }
 
@@ -234,23 +248,28 @@ impl Task {
             .map(|(index, _)| *index)
             .collect();
         for index in changed {
-            if let Some(mut uplink) = self.uplinks.remove(&index) {
-                let wanted = select(&config, &uplink.interface);
-                let mut failures = Vec::new();
-                if !wanted.is_some_and(|wanted| wanted.dhcp4) {
-                    failures.extend(uplink.unbind(&mut self.route));
-                }
-                failures.extend(uplink.retire(wanted, &mut self.route));
-                let name = uplink.interface.name.clone();
-                self.tell_failures(&name, &failures);
+            let Some(uplink) = self.uplinks.get_mut(&index) else { continue };
+            let name = uplink.interface.name.clone();
+            let wanted = select(&config, &uplink.interface);
+            let mut failures = uplink.retire(wanted, &mut self.route);
+            if let Some(wanted) = wanted {
+                uplink.config = wanted.clone();
+                self.configure(index);
+            } else {
+                failures.extend(uplink.unbind(&mut self.route));
+                self.uplinks.remove(&index);
             }
+            self.tell_failures(&name, &failures);
         }
         self.dirty = true;
         self.rescan();
     }
 
     fn update(&mut self, index: u32, update: Update) {
-        let Some(uplink) = self.uplinks.get_mut(&index) else { return };
+        // News of a client that was ended meanwhile is of no use.
+        let Some(uplink) = self.uplinks.get_mut(&index).filter(|uplink| uplink.client.is_some()) else {
+            return;
+        };
         self.dirty = true;
         let name = uplink.interface.name.clone();
         let failures = match update {

@@ -47,17 +47,26 @@ pub(super) struct Uplink {
 }
 
 impl Uplink {
+    /// Takes charge of an interface.
+    pub(super) fn new(interface: Interface, config: InterfaceConfig) -> Uplink {
+        Uplink {
+            had_carrier: interface.carrier,
+            interface,
+            config,
+            client: None,
+            lease: None,
+            servers: Vec::new(),
+            search: Vec::new(),
+        }
+    }
+
     /// Brings the interface up as configured. Every step is tried; the failures are returned.
-    pub(super) fn bring_up(
-        interface: Interface,
-        config: InterfaceConfig,
-        route: &mut Route,
-    ) -> (Uplink, Vec<String>) {
+    pub(super) fn bring_up(&self, route: &mut Route) -> Vec<String> {
         let mut failures = Vec::new();
-        let index = interface.index;
+        let (index, config) = (self.interface.index, &self.config);
         let accept = if config.router_advertisements { "2" } else { "0" };
         // 2: also when the machine forwards packets, which it does for its containers.
-        let setting = format!("net/ipv6/conf/{}/accept_ra", interface.name);
+        let setting = format!("net/ipv6/conf/{}/accept_ra", self.interface.name);
         match sysctl::write(&setting, accept) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => {
                 failures.push(format!("set {setting}: {error}"));
@@ -76,16 +85,7 @@ impl Uplink {
             config.gateways.iter().map(|gateway| Path { metric: FIXED_METRIC, ..default_path(*gateway) });
         requests.extend(gateways.map(|path| add_route(index, &path)));
         failures.extend(each(route, &requests, "bring up"));
-        let uplink = Uplink {
-            had_carrier: interface.carrier,
-            interface,
-            config,
-            client: None,
-            lease: None,
-            servers: Vec::new(),
-            search: Vec::new(),
-        };
-        (uplink, failures)
+        failures
     }
 
     /// Puts a lease in force in place of the one before.
