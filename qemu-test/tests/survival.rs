@@ -129,5 +129,21 @@ fn strangers_are_refused_and_the_host_stays_out_of_reach() -> Result<()> {
         ensure!(!status.contains("CapEff: 000001ffffffffff"), "{status}");
         Ok(())
     });
+    cases.case("a container costs no process beside its own", || {
+        // Kernel threads have no program; the three of the pipeline are there at both counts.
+        let count = "ls -l /proc/[0-9]*/exe 2>/dev/null | grep -c -- '->'";
+        let processes = || -> Result<usize> {
+            let arguments = ["run", "--rm", "--privileged", "--pid", "host", &site.image, "sh", "-c", count];
+            docker.ok(&arguments)?.trim().parse().context("a number of processes")
+        };
+        let before = processes()?;
+        ensure!(before >= 3, "the host's processes are seen: {before}");
+        for _ in 0..5 {
+            docker.ok(&["run", "-d", &site.image, "sleep", "1000"])?;
+        }
+        let after = processes()?;
+        ensure!(after == before + 5, "{before} processes, {after} with five containers");
+        Ok(())
+    });
     cases.finish(&mut guest)
 }
