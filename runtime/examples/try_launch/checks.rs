@@ -294,6 +294,10 @@ pub(crate) fn mounts(bench: &mut Bench) {
     case.bind(&file, "/etc/hosts", false);
     let got = bench.run(case);
     bench.check("a file over a missing file", &got, "127.0.0.1 box\n1");
+    let mut case = bench.sh("stat -c '%F %u' /bound");
+    case.bind(Path::new("/dev/urandom"), "/bound", false);
+    let got = bench.run(case);
+    bench.check("a file system that cannot shift owners", &got, "character special file 65534");
     let mut case = bench.sh("(echo x > /x) 2>/dev/null || echo read-only; echo y > /dev/shm/y && echo shm");
     case.plan.root.readonly = true;
     let got = bench.run(case);

@@ -4,21 +4,47 @@ use std::collections::BTreeMap;
 
 use super::OciError;
 use super::spec::{ArgumentSpec, SeccompSpec, SyscallSpec};
+use crate::capability;
 use crate::plan::Seccomp;
 use crate::seccomp::calls::number;
 use crate::seccomp::compile::{Action, Compare, Condition, Decision, Profile, Test, compile};
 
+/// The architecture as Go names it.
+const ARCHITECTURE: &str = "amd64";
+
+/// Compiles a profile in Docker's format (`--security-opt seccomp=`), which the specification's is a part of, for a
+/// container with these capabilities.
+pub fn docker_filter(json: &str, capabilities: u64) -> Result<Seccomp, OciError> {
+    let spec: SeccompSpec = serde_json::from_str(json)
+        .map_err(|source| OciError::Json { path: "seccomp profile".into(), source })?;
+    filter(&spec, capabilities)
+}
+
 /// Compiles a profile. Names of other architectures are skipped, as every runtime does; foreign ABIs are killed
 /// whatever the profile says of them.
-pub fn filter(spec: &SeccompSpec) -> Result<Seccomp, OciError> {
+pub fn filter(spec: &SeccompSpec, capabilities: u64) -> Result<Seccomp, OciError> {
     let default = action(&spec.default_action, spec.default_errno_ret)?;
     let mut calls: BTreeMap<u32, Decision> = BTreeMap::new();
-    for rule in &spec.syscalls {
+    for rule in spec.syscalls.iter().filter(|rule| counts(rule, capabilities)) {
         add_rule(&mut calls, rule, default)?;
     }
     let program = compile(&Profile { default, calls });
     let program = program.map_err(|error| OciError::Spec(format!("seccomp: {error}")))?;
     Ok(Seccomp::Program(program.iter().map(|one| (one.code, one.jt, one.jf, one.k)).collect()))
+}
+
+/// Whether a rule counts for a container with these capabilities.
+fn counts(rule: &SyscallSpec, capabilities: u64) -> bool {
+    let has = |name: &String| capability::bit(name).is_ok_and(|bit| capabilities >> bit & 1 == 1);
+    let here = |name: &String| name == ARCHITECTURE;
+    let included = rule.includes.as_ref().is_none_or(|wanted| {
+        wanted.caps.iter().all(has) && (wanted.arches.is_empty() || wanted.arches.iter().any(here))
+    });
+    let excluded = rule
+        .excludes
+        .as_ref()
+        .is_some_and(|unwanted| unwanted.caps.iter().any(has) || unwanted.arches.iter().any(here));
+    included && !excluded
 }
 
 /// Rules without arguments decide the rest of a call, rules with arguments are tests before it.
@@ -83,22 +109,55 @@ mod tests {
             "syscalls":[{"names":["read","no_such_call"],"action":"SCMP_ACT_ALLOW"},
             {"names":["socket"],"action":"SCMP_ACT_ALLOW","args":[{"index":0,"value":2,"op":"SCMP_CMP_EQ"}]}]}"#;
         let spec: SeccompSpec = serde_json::from_str(json).unwrap();
-        let Seccomp::Program(program) = filter(&spec).unwrap() else { panic!("a program") };
+        let Seccomp::Program(program) = filter(&spec, 0).unwrap() else { panic!("a program") };
         assert!(program.iter().any(|(code, _, _, k)| (*code, *k) == (0x06, 0x0005_0000 + 38)));
     }
 
     #[test]
     fn unknown_actions_and_comparisons_are_refused() {
         let spec = SeccompSpec { default_action: "SCMP_ACT_MAYBE".to_owned(), ..SeccompSpec::default() };
-        assert!(filter(&spec).is_err());
+        assert!(filter(&spec, 0).is_err());
         let args = vec![ArgumentSpec { op: "LIKE".to_owned(), ..ArgumentSpec::default() }];
         let allow = "SCMP_ACT_ALLOW".to_owned();
-        let syscalls = vec![SyscallSpec {
-            names: vec!["read".to_owned()],
-            action: allow.clone(),
-            args,
-            errno_ret: None,
-        }];
-        assert!(filter(&SeccompSpec { default_action: allow, syscalls, default_errno_ret: None }).is_err());
+        let names = vec!["read".to_owned()];
+        let syscalls = vec![SyscallSpec { names, action: allow.clone(), args, ..SyscallSpec::default() }];
+        let spec = SeccompSpec { default_action: allow, syscalls, default_errno_ret: None };
+        assert!(filter(&spec, 0).is_err());
+    }
+
+    /// Docker's default profile (github.com/moby/profiles, seccomp/default.json, Apache-2.0).
+    const DOCKER: &str = include_str!("../seccomp/docker-default.json");
+
+    fn instructions(seccomp: Seccomp) -> Vec<berth_sys::seccomp::Instruction> {
+        let Seccomp::Program(program) = seccomp else { panic!("a program") };
+        let one = |(code, jt, jf, k)| berth_sys::seccomp::Instruction { code, jt, jf, k };
+        program.into_iter().map(one).collect()
+    }
+
+    #[test]
+    fn our_default_profile_allows_nothing_that_dockers_refuses() {
+        use crate::seccomp::compile::X86_64;
+        use crate::seccomp::interpret::{Call, run};
+        use crate::seccomp::profile;
+        const ALLOW: u32 = 0x7fff_0000;
+        let singles = (0..capability::NAMES.len()).map(|bit| 1 << bit);
+        let mut tighter = 0;
+        for capabilities in singles.chain([0, capability::DEFAULT, capability::ALL]) {
+            let ours = compile(&profile::default(capabilities)).unwrap();
+            let theirs = instructions(docker_filter(DOCKER, capabilities).unwrap());
+            for number in 0..600 {
+                for first in [0, 1, 2, 8, 10, 16, 17, 38, 40, 44, 0x2_0000, 0x1000_0000, 0x3d_0f00, u64::MAX]
+                {
+                    for third in [0, 6, u64::MAX] {
+                        let arguments = [first, 1, third, 0, 0, 0];
+                        let call = Call { number, architecture: X86_64, arguments };
+                        let (mine, other) = (run(&ours, &call), run(&theirs, &call));
+                        assert!(mine != ALLOW || other == ALLOW, "{number} {first:x} with {capabilities:x}");
+                        tighter += u32::from(mine != ALLOW && other == ALLOW);
+                    }
+                }
+            }
+        }
+        assert!(tighter > 0, "the comparison sees no difference at all");
     }
 }

@@ -150,14 +150,18 @@ pub fn process(spec: &ProcessSpec, linux: &Linux, stdio: Stdio) -> Result<Proces
     if !spec.cwd.starts_with('/') {
         return Err(OciError::Spec(format!("process.cwd {:?} is not absolute", spec.cwd)));
     }
-    let seccomp = linux.seccomp.as_ref().map_or(Ok(Seccomp::Unconfined), filter)?;
+    let capabilities = capabilities(spec);
+    let seccomp = match &linux.seccomp {
+        Some(wanted) => filter(wanted, capabilities)?,
+        None => Seccomp::Unconfined,
+    };
     Ok(Process {
         args: spec.args.clone(),
         env: spec.env.clone(),
         cwd: spec.cwd.clone(),
         user: format!("{}:{}", spec.user.uid, spec.user.gid),
         groups: spec.user.additional_gids.iter().map(u32::to_string).collect(),
-        capabilities: capabilities(spec),
+        capabilities,
         no_new_privileges: spec.no_new_privileges,
         seccomp,
         rlimits: spec.rlimits.iter().map(rlimit).collect::<Result<_, _>>()?,

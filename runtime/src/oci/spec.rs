@@ -307,7 +307,38 @@ pub struct SyscallSpec {
     pub names: Vec<String>,
     pub action: String,
     pub errno_ret: Option<u16>,
+    #[serde(deserialize_with = "arguments")]
     pub args: Vec<ArgumentSpec>,
+    /// Docker's addition: the rule counts only where all of this is given.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub includes: Option<Circumstances>,
+    /// Docker's addition: the rule counts only where none of this is given.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub excludes: Option<Circumstances>,
+}
+
+/// When a rule of Docker's profile format counts.
+#[derive(Clone, Debug, Default, Deserialize, Serialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Circumstances {
+    /// Capabilities of the container, `CAP_…`.
+    #[serde(deserialize_with = "list")]
+    pub caps: Vec<String>,
+    /// Architectures as Go names them, `amd64`.
+    #[serde(deserialize_with = "list")]
+    pub arches: Vec<String>,
+    /// Lowest kernel version. Every rule in use is satisfied by any kernel this runtime works on.
+    pub min_kernel: Option<String>,
+}
+
+/// The same for arguments.
+fn arguments<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Vec<ArgumentSpec>, D::Error> {
+    Ok(Option::deserialize(deserializer)?.unwrap_or_default())
+}
+
+/// A list that may be written as `null`, as Go writes empty ones.
+fn list<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Vec<String>, D::Error> {
+    Ok(Option::deserialize(deserializer)?.unwrap_or_default())
 }
 
 /// One of `linux.seccomp.syscalls.args`.

@@ -3,10 +3,10 @@
 use berth_sys::seccomp::Instruction;
 
 /// A system call as a filter sees it.
-pub(super) struct Call {
-    pub(super) number: u32,
-    pub(super) architecture: u32,
-    pub(super) arguments: [u64; 6],
+pub(crate) struct Call {
+    pub(crate) number: u32,
+    pub(crate) architecture: u32,
+    pub(crate) arguments: [u64; 6],
 }
 
 impl Call {
@@ -25,7 +25,7 @@ impl Call {
 }
 
 /// Runs a program to its return value. Panics where the kernel's checker would have refused the program.
-pub(super) fn run(program: &[Instruction], call: &Call) -> u32 {
+pub(crate) fn run(program: &[Instruction], call: &Call) -> u32 {
     let mut accumulator = 0;
     let mut at = 0;
     loop {

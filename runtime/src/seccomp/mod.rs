@@ -8,7 +8,7 @@ pub mod compile;
 pub mod profile;
 
 #[cfg(test)]
-mod interpret;
+pub(crate) mod interpret;
 
 use std::io;
 
