@@ -24,12 +24,12 @@ use std::time::Duration;
 const PHASES: &[(&str, &str, Option<f64>)] = &[
     ("kernel to init", "init:", Some(1.0)),
     ("init to its second stage", "init: stage2", Some(0.3)),
-    ("second stage to agent ready", "agent: api ready", Some(1.5)),
-    ("agent ready to container started", "agent: container web started", Some(0.6)),
+    ("second stage to agent ready", "agent: api ready", Some(0.6)),
+    ("agent ready to container started", "agent: container web started", Some(1.2)),
 ];
 
 /// The whole way, in 10⁹ instructions. Bars leave room for a new kernel package, not for a new habit.
-const WHOLE_BAR: f64 = 3.0;
+const WHOLE_BAR: f64 = 2.6;
 
 /// Counting instructions runs one processor, several times slower than real time.
 const DEADLINE: Duration = Duration::from_secs(300);

@@ -3,6 +3,7 @@
 //! Everything here blocks and runs on a blocking thread; the owner gets the result as a message.
 
 mod bounds;
+mod devices;
 mod error;
 mod etc;
 mod mounts;
@@ -105,6 +106,7 @@ fn start_steps(
     let group = Group::create(machinery.cgroups.as_fd(), &record.id).map_err(StartError::io("cgroup"))?;
     group.set(&limits(record)).map_err(StartError::io("cgroup"))?;
     undo.group = Group::open(machinery.cgroups.as_fd(), &record.id).ok();
+    devices::confine(group.dir(), record)?;
 
     let slot = slot(machinery, record)?;
     undo.base = slot.as_ref().map(|slot| slot.base);

@@ -1,0 +1,108 @@
+//! Which devices a container may open: Docker's default set, what was asked for, everything when privileged.
+//!
+//! The user namespace already forbids making nodes, and only chosen nodes are bound into `/dev`; the filter on the
+//! control group is the second lock, and the only one for a container with the host's user namespace.
+
+use std::os::fd::BorrowedFd;
+use std::os::unix::fs::{FileTypeExt, MetadataExt};
+use std::path::Path;
+
+use berth_runtime::cgroup::devices::{ALL, Access, DEFAULT, Kind, Rule, restrict};
+
+use super::StartError;
+use crate::store::Record;
+
+/// Puts the filter on a container's group, before anything runs in it.
+pub(super) fn confine(group: BorrowedFd<'_>, record: &Record) -> Result<(), StartError> {
+    if record.host_config.privileged {
+        return Ok(());
+    }
+    let rules = rules(record).map_err(StartError::failed)?;
+    restrict(group, &rules).map_err(StartError::io("device filter"))
+}
+
+fn rules(record: &Record) -> Result<Vec<Rule>, String> {
+    let host = &record.host_config;
+    let mut rules = DEFAULT.to_vec();
+    for device in host.devices.iter().flatten() {
+        rules.push(node(Path::new(&device.path_on_host), &device.cgroup_permissions)?);
+    }
+    for text in host.device_cgroup_rules.iter().flatten() {
+        rules.push(parse(text)?);
+    }
+    Ok(rules)
+}
+
+/// The rule that opens one node of the host.
+fn node(path: &Path, permissions: &str) -> Result<Rule, String> {
+    let shown = path.display();
+    let metadata = std::fs::symlink_metadata(path).map_err(|error| {
+        format!("error gathering device information while adding custom device \"{shown}\": {error}")
+    })?;
+    let kind = match metadata.file_type() {
+        kind if kind.is_char_device() => Kind::Character,
+        kind if kind.is_block_device() => Kind::Block,
+        _ => return Err(format!("error gathering device information: \"{shown}\" is not a device node")),
+    };
+    let (major, minor) = (rustix::fs::major(metadata.rdev()), rustix::fs::minor(metadata.rdev()));
+    let permissions = if permissions.is_empty() { "rwm" } else { permissions };
+    let access = access(permissions).ok_or_else(|| format!("invalid device mode: {permissions}"))?;
+    Ok(Rule { allow: true, kind, major: Some(major), minor: Some(minor), access })
+}
+
+/// Docker's `TYPE MAJOR:MINOR ACCESS`, such as `c 189:* rwm`.
+fn parse(text: &str) -> Result<Rule, String> {
+    let refuse = || format!("invalid device cgroup rule format: '{text}'");
+    let mut words = text.split_ascii_whitespace();
+    let (Some(kind), Some(numbers), Some(permissions), None) =
+        (words.next(), words.next(), words.next(), words.next())
+    else {
+        return Err(refuse());
+    };
+    let kind = match kind {
+        "a" => Kind::Any,
+        "b" => Kind::Block,
+        "c" => Kind::Character,
+        _ => return Err(refuse()),
+    };
+    let number = |text: &str| match text {
+        "*" => Ok(None),
+        text => text.parse::<u32>().map(Some).map_err(|_| refuse()),
+    };
+    let (major, minor) = numbers.split_once(':').ok_or_else(refuse)?;
+    let access = access(permissions).ok_or_else(refuse)?;
+    Ok(Rule { kind, major: number(major)?, minor: number(minor)?, access, ..ALL })
+}
+
+/// One to three of `r`, `w`, `m`.
+fn access(text: &str) -> Option<Access> {
+    let legal = !text.is_empty() && text.len() <= 3 && text.bytes().all(|byte| b"rwm".contains(&byte));
+    legal.then(|| Access { read: text.contains('r'), write: text.contains('w'), mknod: text.contains('m') })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rules_are_read_as_docker_writes_them() {
+        let rule = parse("c 189:* rw").expect("a rule");
+        assert_eq!((rule.kind, rule.major, rule.minor), (Kind::Character, Some(189), None));
+        assert_eq!(rule.access, Access { read: true, write: true, mknod: false });
+        assert_eq!(parse("a *:* rwm"), Ok(ALL));
+        for text in
+            ["", "c", "c 1:3", "d 1:3 r", "c 1 r", "c x:3 r", "c 1:3 rx", "c 1:3 rwmr", "c 1:3 r more"]
+        {
+            assert!(parse(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_node_of_the_host_gives_its_numbers() {
+        let rule = node(Path::new("/dev/null"), "").expect("a device");
+        assert_eq!((rule.kind, rule.major, rule.minor), (Kind::Character, Some(1), Some(3)));
+        assert_eq!(rule.access, Access::ALL);
+        assert!(node(Path::new("/"), "rwm").is_err());
+        assert!(node(Path::new("/dev/null"), "x").is_err());
+    }
+}
