@@ -31,10 +31,14 @@ pub(crate) fn page(address: SocketAddr, expected: &Expected) -> Result<()> {
     for wanted in [&expected.kernel, &expected.digest] {
         ensure!(text.contains(wanted.as_str()), "the page does not show {wanted}: {text}");
     }
-    let uptime: f64 = cell(&text, "uptime")?.trim_end_matches(" s").parse().context("the page's uptime")?;
-    ensure!(uptime > 0.0, "the page shows no uptime");
+    ensure!(uptime_s(&text)? > 0.0, "the page shows no uptime");
     ensure!(!cell(&text, "hostname")?.is_empty(), "the page shows no host name");
     Ok(())
+}
+
+/// The machine's uptime in seconds, as the demo page shows it.
+pub(crate) fn uptime_s(page: &str) -> Result<f64> {
+    cell(page, "uptime")?.trim_end_matches(" s").parse().context("the page's uptime")
 }
 
 fn cell<'a>(page: &'a str, id: &str) -> Result<&'a str> {
