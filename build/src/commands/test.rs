@@ -81,9 +81,9 @@ impl Runner {
         let mut command = process::cargo();
         command.current_dir(&paths.checkout);
         if self.nextest {
-            command.args(["nextest", "run", "--workspace", "--locked", "--no-tests=pass"]);
+            command.args(["nextest", "run", "--workspace", "--locked", "--no-fail-fast", "--no-tests=pass"]);
         } else {
-            command.args(["test", "--workspace", "--locked"]);
+            command.args(["test", "--workspace", "--locked", "--no-fail-fast"]);
         }
         command.args(&self.filter);
         passes(&mut command, "the unit tests")

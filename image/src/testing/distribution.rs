@@ -10,6 +10,10 @@ use std::time::{Duration, Instant};
 use super::{ImageForge, Scratch};
 use crate::digest::Digest;
 
+const PORT_TRIES: usize = 8;
+/// A busy machine starts it in a few seconds.
+const ANSWERS_WITHIN: Duration = Duration::from_secs(60);
+
 /// The distribution registry on a port of its own.
 pub(crate) struct Distribution {
     child: Child,
@@ -22,6 +26,14 @@ impl Distribution {
         if !["docker-registry", "skopeo"].iter().all(|tool| is_installed(tool)) {
             return None;
         }
+        // Between looking for a free port and serving on it another program may take it.
+        (0..PORT_TRIES)
+            .find_map(|_| Self::start_on_free_port(scratch))
+            .map_or_else(|| panic!("docker-registry did not start on any of {PORT_TRIES} free ports"), Some)
+    }
+
+    /// `None` when the server ended before it answered.
+    fn start_on_free_port(scratch: &Scratch) -> Option<Self> {
         let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
         let host = format!("127.0.0.1:{port}");
         let config = scratch.path().join("registry.yml");
@@ -38,10 +50,13 @@ impl Distribution {
             .stderr(Stdio::null())
             .spawn()
             .unwrap();
-        let registry = Self { child, host };
+        let mut registry = Self { child, host };
         let start = Instant::now();
         while std::net::TcpStream::connect(&registry.host).is_err() {
-            assert!(start.elapsed() < Duration::from_secs(20), "the registry does not answer");
+            if registry.child.try_wait().unwrap().is_some() {
+                return None;
+            }
+            assert!(start.elapsed() < ANSWERS_WITHIN, "the registry does not answer");
             std::thread::sleep(Duration::from_millis(20));
         }
         Some(registry)

@@ -21,6 +21,8 @@ use crate::exchange::{read_framed, write_framed};
 use crate::upstream::Upstreams;
 
 const DNS_PORT: u16 = 53;
+/// Ports tried for "any port": a port free for UDP may be taken for TCP, by a connection that just goes out.
+const FREE_PORT_TRIES: usize = 32;
 /// Connections waiting to be accepted.
 const BACKLOG: i32 = 64;
 /// TCP connections of a network served at a time.
@@ -51,6 +53,17 @@ impl Sockets {
 
     /// Binds another address and port; port 0 is any that is free for both protocols.
     pub fn bind_to(address: SocketAddr) -> io::Result<Sockets> {
+        for _ in 1..FREE_PORT_TRIES {
+            match Self::bind_both(address) {
+                // The port that was free for UDP is somebody's TCP port: another one will do.
+                Err(error) if address.port() == 0 && error.kind() == io::ErrorKind::AddrInUse => {}
+                result => return result,
+            }
+        }
+        Self::bind_both(address)
+    }
+
+    fn bind_both(address: SocketAddr) -> io::Result<Sockets> {
         let udp = socket(address, SocketType::DGRAM, ipproto::UDP)?;
         sockopt::set_socket_recv_buffer_size(&udp, RECEIVE_BUFFER_BYTES)?;
         bind(&udp, &address)?;

@@ -154,9 +154,14 @@ proptest::proptest! {
 
 /// An upstream server that knows `name` and says so by UDP or, when `cut`, by TCP only.
 async fn upstream(name: &'static str, cut: bool) -> (SocketAddr, Arc<AtomicUsize>) {
-    let udp = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+    let (udp, tcp) = loop {
+        let udp = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+        // Free for UDP says nothing of TCP.
+        if let Ok(tcp) = TcpListener::bind(udp.local_addr().unwrap()).await {
+            break (udp, tcp);
+        }
+    };
     let address = udp.local_addr().unwrap();
-    let tcp = TcpListener::bind(address).await.unwrap();
     let asked = Arc::new(AtomicUsize::new(0));
     let respond = move |bytes: &[u8], stream: bool| {
         let question = Message::from_vec(bytes).unwrap();
@@ -214,6 +219,17 @@ async fn the_resolver_follows_truncation_and_passes_a_dead_server() {
     assert_eq!(asked.load(Ordering::Relaxed), 2, "A and AAAA");
     let missing = resolver.lookup("missing.test").await.unwrap_err();
     assert_eq!(missing.kind(), std::io::ErrorKind::NotFound, "{missing}");
+}
+
+/// Found by a test run on a busy machine: the port that UDP got was some TCP connection's.
+#[tokio::test]
+async fn any_port_is_one_free_for_both_protocols() {
+    let taken: Vec<_> = (0..400).filter_map(|_| std::net::TcpListener::bind("127.0.0.1:0").ok()).collect();
+    for _ in 0..400 {
+        let sockets = Sockets::bind_to("127.0.0.1:0".parse().unwrap()).unwrap();
+        let port = sockets.address().unwrap().port();
+        assert!(taken.iter().all(|listener| listener.local_addr().unwrap().port() != port));
+    }
 }
 
 #[tokio::test]
