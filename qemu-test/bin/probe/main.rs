@@ -4,6 +4,7 @@
 
 mod network;
 mod see;
+mod surface;
 mod work;
 
 use std::process::ExitCode;
@@ -15,6 +16,7 @@ const USAGE: &str = "probe VERB …
   id  uid-map  status    env  args  pwd        hostname  mounts     devices
   cat PATH  ls PATH      write PATH TEXT…      append PATH TEXT…    sockets  limits
   http PORT              connect HOST PORT     fetch HOST PORT PATH listen PORT
+  surface
   alloc MIB              spin SECONDS          fork N               fill PATH MIB";
 
 fn main() -> ExitCode {
@@ -57,6 +59,7 @@ fn run(words: &[&str]) -> Result<u8, String> {
         ["devices"] => see::devices(),
         ["cat", path] => see::files(&[path]),
         ["ls", path] => see::list(path),
+        ["surface"] => surface::report(),
         ["sockets"] => see::sockets(),
         ["http", port] => network::serve_pages(port_number(port)?),
         ["listen", port] => network::listen_once(port_number(port)?),
