@@ -53,8 +53,7 @@ pub(crate) fn of(auth: AuthConfig) -> Result<Option<Credentials>, ApiError> {
     }
     let (mut username, mut password) = (auth.username, auth.password);
     if username.is_empty() && !auth.auth.is_empty() {
-        let pair =
-            decoded(&auth.auth).and_then(|bytes| String::from_utf8(bytes).ok()).ok_or_else(invalid)?;
+        let pair = decoded(&auth.auth).and_then(|bytes| String::from_utf8(bytes).ok()).ok_or_else(invalid)?;
         let (user, word) = pair.split_once(':').ok_or_else(invalid)?;
         (username, password) = (user.to_owned(), word.trim_end_matches('\0').to_owned());
     }

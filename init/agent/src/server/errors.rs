@@ -2,8 +2,8 @@
 //! variant cannot be forgotten.
 
 use berth_image::{
-    AuthorError, FindError, LoadError, PullError, Reference, ReferenceError, RegistryError, RemoveError, SaveError,
-    StoreError,
+    AuthorError, FindError, LoadError, PullError, Reference, ReferenceError, RegistryError, RemoveError,
+    SaveError, StoreError,
 };
 use hyper::{Response, StatusCode};
 
@@ -160,9 +160,10 @@ pub(crate) fn registry(error: &RegistryError) -> ApiError {
 pub(crate) fn log_in(registry: &str, error: &RegistryError) -> ApiError {
     let ApiError { status, message } = self::registry(error);
     match error {
-        RegistryError::Unauthorized { .. } => {
-            ApiError::new(status, format!("login attempt to {registry} failed with status: 401 Unauthorized: {message}"))
-        }
+        RegistryError::Unauthorized { .. } => ApiError::new(
+            status,
+            format!("login attempt to {registry} failed with status: 401 Unauthorized: {message}"),
+        ),
         _ => ApiError::new(status, format!("login attempt to {registry} failed: {message}")),
     }
 }

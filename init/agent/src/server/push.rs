@@ -6,13 +6,13 @@ use bytes::Bytes;
 use serde_json::json;
 use tokio::sync::mpsc;
 
+use super::Api;
 use super::credentials::credentials;
 use super::errors::{self, ApiError};
 use super::progress::{self, LINES_IN_FLIGHT, failure};
 use super::request::Request;
 use super::respond::{self, Pieces, json_line};
 use super::routes::Answer;
-use super::Api;
 
 /// Steps on their way from the pusher; more are dropped by it.
 const STEPS_IN_FLIGHT: usize = 256;
@@ -46,12 +46,7 @@ pub(crate) fn push(request: Request, name: &str) -> Answer {
     Ok(respond::streamed(respond::JSON, Pieces::new(receiver, |line: Bytes| line)))
 }
 
-async fn push_all(
-    api: &Api,
-    names: &[Reference],
-    auth: Option<&Credentials>,
-    lines: &mpsc::Sender<Bytes>,
-) {
+async fn push_all(api: &Api, names: &[Reference], auth: Option<&Credentials>, lines: &mpsc::Sender<Bytes>) {
     for name in names {
         // A client that went away needs no end.
         let _ = match push_one(api, name, auth, lines).await {
