@@ -160,6 +160,14 @@ impl Store {
         diff_ids.extend(layer.map(|layer| layer.diff_id.clone()));
         config.insert("rootfs".into(), serde_json::json!({ "type": "layers", "diff_ids": diff_ids }));
         let mut history = parent.map(|parent| parent.config.history.clone()).unwrap_or_default();
+        // Lines and layers are counted off against each other, so a parent without lines gets some.
+        let told = history.iter().filter(|line| !line.empty_layer).count();
+        let below = parent.map_or(0, |parent| parent.layers.len());
+        let unknown = History {
+            created: parent.map(|parent| parent.created.clone()).unwrap_or_default(),
+            ..History::default()
+        };
+        history.extend(std::iter::repeat_n(unknown, below.saturating_sub(told)));
         history.push(History {
             created,
             created_by: draft.created_by.clone(),
