@@ -35,12 +35,6 @@ fn status(changed: Changed) -> StatusCode {
     }
 }
 
-/// The answer to what cannot be done with a container that is there.
-pub(crate) async fn not_offered(request: Request, name: &str, what: &str) -> Answer {
-    request.api.owner.view(name).await?;
-    Err(ApiError::unsupported(format!("{what} is not offered")))
-}
-
 /// Waits a moment for the owner to see the end of a container whose output has ended: clients that read to the end
 /// remove the container next. A program may also close its output and go on.
 pub(crate) async fn settle(owner: &Handle, id: &str) {
