@@ -7,6 +7,7 @@
 //! rules), [`store`], [`volumes`], [`networks`], [`images`], [`logs`] (what containers are made of), [`create`],
 //! [`start`], [`owner`] (their life), [`units`], [`host`], [`server`], [`boot`] (all of it put together).
 
+mod binds;
 mod boot;
 mod command;
 mod config;

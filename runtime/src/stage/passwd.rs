@@ -42,12 +42,7 @@ struct Group<'a> {
 }
 
 /// Resolves `user[:group]` and further groups against the two files.
-pub fn resolve(
-    spec: &str,
-    further: &[String],
-    passwd: &str,
-    group: &str,
-) -> Result<Identity, Unknown> {
+pub fn resolve(spec: &str, further: &[String], passwd: &str, group: &str) -> Result<Identity, Unknown> {
     let (user_part, group_part) = spec.split_once(':').unwrap_or((spec, ""));
     let wanted = if user_part.is_empty() { "0" } else { user_part };
     let found = users(passwd).find(|user| user.name == wanted || number(wanted) == Some(user.uid));

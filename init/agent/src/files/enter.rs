@@ -20,6 +20,7 @@ use rustix::thread::{
 use super::hold;
 use super::job::{Bind, Place};
 use super::tree::{FOLDER, Tree};
+use crate::binds::HostPath;
 
 /// Where control groups of containers are.
 const CGROUPS: &str = "/sys/fs/cgroup/docker";
@@ -184,10 +185,14 @@ fn bind(source: &Path, name: &str) -> Result<(), EnterError> {
 /// Mounts a volume or a bind where the container would see it, making the place when it is missing.
 fn show(tree: &Tree, mount: &Bind) -> Result<(), EnterError> {
     let named = || mount.target.clone();
-    let clone =
-        OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC | OpenTreeFlags::AT_RECURSIVE;
+    let clone = OpenTreeFlags::OPEN_TREE_CLONE
+        | OpenTreeFlags::OPEN_TREE_CLOEXEC
+        | OpenTreeFlags::AT_EMPTY_PATH
+        | OpenTreeFlags::AT_RECURSIVE;
+    let source = HostPath { folder: mount.source.clone(), below: mount.below.clone() };
     // A bind's source may be missing: it is made, or refused, at the start.
-    let Ok(source) = open_tree(rustix::fs::CWD, &mount.source, clone) else { return Ok(()) };
+    let Ok(source) = source.open(false) else { return Ok(()) };
+    let source = open_tree(&source, "", clone).map_err(at(named()))?;
     let folder = FileType::from_raw_mode(fstat(&source).map_err(at(named()))?.st_mode) == FileType::Directory;
     let target = mount.target.as_bytes();
     let place = if folder {

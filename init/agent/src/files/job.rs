@@ -45,8 +45,10 @@ pub(crate) enum Place {
 /// A directory or file shown in a stopped container.
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct Bind {
-    /// On the host.
+    /// On the host, trusted.
     pub(crate) source: PathBuf,
+    /// Inside that, resolved there; empty for all of it.
+    pub(crate) below: String,
     /// In the container.
     pub(crate) target: String,
 }

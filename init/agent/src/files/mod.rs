@@ -15,5 +15,5 @@ pub(crate) mod hold;
 pub(crate) mod job;
 mod pack;
 pub(crate) mod run;
-mod tree;
+pub(crate) mod tree;
 mod unpack;

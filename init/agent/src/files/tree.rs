@@ -21,7 +21,7 @@ pub(super) const FOLDER: OFlags = OFlags::PATH.union(OFlags::DIRECTORY).union(OF
 
 /// The tree of a container.
 #[derive(Debug)]
-pub(super) struct Tree {
+pub(crate) struct Tree {
     root: OwnedFd,
     /// How the kernel names the root to this process.
     prefix: Vec<u8>,
@@ -79,7 +79,7 @@ impl Asked {
 
 impl Tree {
     /// The tree below a directory.
-    pub(super) fn new(root: OwnedFd) -> rustix::io::Result<Self> {
+    pub(crate) fn new(root: OwnedFd) -> rustix::io::Result<Self> {
         let prefix = name_of(root.as_fd())?;
         Ok(Self { root, prefix })
     }
@@ -90,7 +90,7 @@ impl Tree {
     }
 
     /// Opens a path inside; links are followed inside the tree.
-    pub(super) fn open(&self, path: &[u8], flags: OFlags) -> rustix::io::Result<OwnedFd> {
+    pub(crate) fn open(&self, path: &[u8], flags: OFlags) -> rustix::io::Result<OwnedFd> {
         if path.len() >= PATH_MAX {
             return Err(Errno::NAMETOOLONG);
         }
@@ -107,7 +107,7 @@ impl Tree {
     }
 
     /// Opens a directory, making what is missing of it with mode 0755.
-    pub(super) fn make_folders(&self, path: &[u8]) -> rustix::io::Result<OwnedFd> {
+    pub(crate) fn make_folders(&self, path: &[u8]) -> rustix::io::Result<OwnedFd> {
         match self.open(path, FOLDER) {
             Err(Errno::NOENT) => {}
             found => return found,

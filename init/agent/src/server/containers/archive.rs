@@ -3,7 +3,8 @@
 use std::path::{Path, PathBuf};
 
 use base64::Engine as _;
-use berth_api::docker::containers::PathStat;
+use berth_api::docker::containers::{MountPoint, PathStat};
+use berth_api::docker::volumes::Volume;
 use bytes::Bytes;
 use http_body_util::BodyExt as _;
 use hyper::StatusCode;
@@ -12,13 +13,16 @@ use tokio::io::AsyncWriteExt as _;
 use tokio::process::ChildStdin;
 
 use super::size::CONTAINERS;
-use crate::command::{State, View};
+use crate::binds::{self, HostPath};
+use crate::command::{Event, State, View};
 use crate::files::courier::Courier;
 use crate::files::job::{Answer as Told, Bind, Job, Place, Task};
 use crate::server::errors::ApiError;
 use crate::server::request::{Body, Request};
 use crate::server::respond::{self, Pieces};
 use crate::server::routes::Answer;
+use crate::server::time;
+use crate::volumes::Content;
 
 /// What a path is, base64 of JSON.
 const PATH_STAT: HeaderName = HeaderName::from_static("x-docker-container-path-stat");
@@ -33,6 +37,9 @@ pub(crate) async fn read(request: Request, name: &str) -> Answer {
     let task = || if request.head { Task::Look(path.clone()) } else { Task::Pack(path.clone()) };
     let (courier, told) = send(&request, name, task).await?;
     let Told::Found(stat) = told else { return Err(refused(told, name, &path)) };
+    if !request.head {
+        announce(&request, name, "archive-path").await;
+    }
     let mut answer = if request.head {
         respond::empty(StatusCode::OK)
     } else {
@@ -46,6 +53,7 @@ pub(crate) async fn read(request: Request, name: &str) -> Answer {
 pub(crate) async fn export(request: Request, name: &str) -> Answer {
     let (courier, told) = send(&request, name, || Task::Export).await?;
     let Told::Done = told else { return Err(refused(told, name, "/")) };
+    announce(&request, name, "export").await;
     Ok(respond::streamed("application/octet-stream", Pieces::new(courier.archive(), |piece: Bytes| piece)))
 }
 
@@ -73,9 +81,28 @@ pub(crate) async fn write(mut request: Request, name: &str) -> Answer {
         }
     };
     match told.map_err(|error| ApiError::failed(error.to_string()))? {
-        Told::Done => Ok(respond::empty(StatusCode::OK)),
+        Told::Done => {
+            announce(&request, name, "extract-to-dir").await;
+            Ok(respond::empty(StatusCode::OK))
+        }
         other => Err(refused(other, name, &path)),
     }
+}
+
+/// Tells what was done with a container's files.
+async fn announce(request: &Request, name: &str, action: &str) {
+    // One that is gone by now has nobody who waits for this.
+    let Ok(view) = request.api.owner.view(name).await else { return };
+    let mut attributes = view.config.labels.clone().unwrap_or_default();
+    attributes.insert("image".to_owned(), view.image_name.clone());
+    attributes.insert("name".to_owned(), view.name.clone());
+    request.api.owner.announce(Event {
+        kind: "container",
+        action: action.to_owned(),
+        id: view.id.clone(),
+        attributes,
+        at_ns: time::now_ns(),
+    });
 }
 
 fn path(request: &Request) -> Result<String, ApiError> {
@@ -120,11 +147,11 @@ async fn send(request: &Request, name: &str, task: impl Fn() -> Task) -> Result<
 }
 
 async fn start(request: &Request, view: &View, task: Task) -> Result<Courier, ApiError> {
-    let job = Job { tree: place(request, view)?, task };
+    let job = Job { tree: place(request, view).await?, task };
     Courier::send(&job).await.map_err(|error| ApiError::failed(format!("cannot copy files: {error}")))
 }
 
-fn place(request: &Request, view: &View) -> Result<Place, ApiError> {
+async fn place(request: &Request, view: &View) -> Result<Place, ApiError> {
     if let State::Running { pid, .. } = view.state {
         let host = &view.host_config;
         let own_users = !host.privileged && host.userns_mode != "host";
@@ -136,17 +163,45 @@ fn place(request: &Request, view: &View) -> Result<Place, ApiError> {
     let image = request.api.require_image(&view.image_id)?;
     let layers = request.api.images.layer_dirs(&image);
     let own = Path::new(CONTAINERS).join(&view.id);
-    let made = MADE
-        .into_iter()
-        .map(|file| Bind { source: own.join("etc").join(file), target: format!("/etc/{file}") });
-    let mounts = view
-        .mounts
-        .iter()
-        .filter(|mount| !mount.source.is_empty())
-        .map(|mount| Bind { source: PathBuf::from(&mount.source), target: mount.destination.clone() });
-    let mut mounts: Vec<Bind> = made.chain(mounts).collect();
+    let file = |name: &str| Bind {
+        source: own.join("etc").join(name),
+        below: String::new(),
+        target: format!("/etc/{name}"),
+    };
+    let mut mounts: Vec<Bind> = MADE.into_iter().map(file).collect();
+    let volumes = request.api.owner.volumes().await?;
+    for mount in &view.mounts {
+        let place = match mount.kind.as_str() {
+            "volume" => volume(&volumes, mount).map(|folder| folder.part(subpath(view, mount))),
+            "bind" => Some(binds::place(&mount.source)),
+            _ => None,
+        };
+        mounts.extend(place.map(|place| Bind {
+            source: place.folder,
+            below: place.below,
+            target: mount.destination.clone(),
+        }));
+    }
     mounts.sort_by_key(|mount| mount.target.split('/').count());
     Ok(Place::Stopped { id: view.id.clone(), layers, writable: own.join("rw"), mounts })
+}
+
+/// Where a volume's content is; none for memory, which is there while the container runs.
+fn volume(volumes: &[Volume], mount: &MountPoint) -> Option<HostPath> {
+    let volume = volumes.iter().find(|volume| volume.name == mount.name)?;
+    match Content::of(volume.options.as_ref()).ok()? {
+        Content::Own => Some(HostPath { folder: PathBuf::from(&volume.mountpoint), below: String::new() }),
+        Content::Bind(device) => Some(binds::place(&device)),
+        Content::Tmpfs(_) => None,
+    }
+}
+
+/// The part of a volume that is mounted.
+fn subpath<'a>(view: &'a View, shown: &MountPoint) -> &'a str {
+    let asked = view.host_config.mounts.iter().flatten();
+    let mut asked = asked.filter(|mount| mount.target.trim_end_matches('/') == shown.destination);
+    let options = asked.next().and_then(|mount| mount.volume_options.as_ref());
+    options.map_or("", |options| options.subpath.as_str())
 }
 
 /// Places and whether they are read-only.
