@@ -26,7 +26,7 @@ mod identity;
 mod limits;
 mod masks;
 mod mounts;
-mod passwd;
+pub mod passwd;
 mod program;
 mod reaper;
 mod resolve;
