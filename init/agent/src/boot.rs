@@ -15,7 +15,7 @@ use rustix::fs::{Mode, OFlags};
 use tokio::net::TcpListener;
 use tokio::sync::{broadcast, watch};
 
-use crate::command::Handle;
+use crate::command::{Event, Handle};
 use crate::config::{self, Loaded, Machine};
 use crate::health;
 use crate::host::{self, Board, Host};
@@ -89,10 +89,10 @@ pub(crate) async fn run() -> Result<(), BootError> {
 
     let starts =
         kept.services.iter().find(|service| service.service == "agent").map_or(1, |agent| agent.starts);
-    let (machinery, images) = machinery(&init, &loaded, resolver, network.upstreams())?;
+    let (events, _) = broadcast::channel(EVENTS);
+    let (machinery, images) = machinery(&init, &loaded, resolver, network.upstreams(), &events)?;
     let boot = host::boot_id().map_err(|error| BootError::Io("read the boot id", error))?;
     let copier = Copier::start().map_err(|error| BootError::Io("start the log thread", error))?;
-    let (events, _) = broadcast::channel(EVENTS);
     let mut owner = Owner::new(machinery.clone(), copier, boot, starts <= 1, events.clone());
     let happenings = owner.happenings();
     let shutdown = kept.shutdown;
@@ -217,12 +217,15 @@ fn machinery(
     loaded: &Loaded,
     resolver: Resolver,
     upstreams: watch::Receiver<Upstreams>,
+    events: &broadcast::Sender<Event>,
 ) -> Result<(Machinery, Images), BootError> {
     let state = Path::new(STATE);
     let store = Store::open(&state.join("containers")).map_err(BootError::Store)?;
     let volumes =
         Volumes::open(&state.join("volumes")).map_err(|error| BootError::Io("open the volumes", error))?;
-    let networks = Networks::open(&state.join("networks"), upstreams)
+    let machine_id = berth_net::host::machine_id(&state.join("net"))
+        .map_err(|error| BootError::Io("read the machine id", error))?;
+    let networks = Networks::open(&state.join("networks"), &machine_id, upstreams, events.clone())
         .map_err(|error| BootError::Io("open the networks", error))?;
     let registries = &loaded.machine.registries;
     let images = Images::open(&state.join("image"), Path::new(RUN), registries, resolver)

@@ -6,7 +6,7 @@
 
 use std::io;
 use std::net::IpAddr;
-use std::os::fd::{AsRawFd, BorrowedFd};
+use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
 
 use ipnet::IpNet;
 use rtnetlink::packet_route::link::{
@@ -149,6 +149,16 @@ pub fn prepare(netns: BorrowedFd<'_>) -> Result<(), AttachError> {
             source,
         })
     })
+}
+
+/// A new network namespace, for who has none in store.
+pub fn namespace() -> io::Result<OwnedFd> {
+    let make = || {
+        nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNET)?;
+        Ok(std::fs::File::open("/proc/thread-self/ns/net")?.into())
+    };
+    let thread = std::thread::Builder::new().name("netns".to_owned()).spawn(make)?;
+    thread.join().unwrap_or_else(|_| Err(io::Error::other("the thread in the namespace panicked")))
 }
 
 /// Removes the pair by the name of the machine's side; one that is not there is fine.

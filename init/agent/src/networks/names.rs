@@ -9,10 +9,17 @@ use berth_net::Upstreams;
 use berth_net::dns::{Host, Server, Sockets, Table, View};
 use tokio::sync::watch;
 
+use super::record::DEFAULT;
+
+/// Whether a network's names are answered.
+pub(super) fn served(network: &str) -> bool {
+    network != DEFAULT
+}
+
 /// The name servers and what they know.
 pub(super) struct Names {
     table: Table,
-    servers: Mutex<BTreeMap<String, Server>>,
+    servers: Mutex<BTreeMap<String, Vec<Server>>>,
     upstreams: watch::Receiver<Upstreams>,
 }
 
@@ -28,20 +35,27 @@ impl Names {
         Self { table: Table::new(), servers: Mutex::default(), upstreams }
     }
 
-    /// Serves a network's names on its gateway. A failure is logged: the network works without names.
-    pub(super) fn serve(&self, network: &str, gateway: IpAddr) {
-        let server = Sockets::bind(gateway)
-            .and_then(|sockets| Server::start(network, sockets, self.table.clone(), self.upstreams.clone()));
-        match server {
-            Ok(server) => {
-                let mut servers = self.servers.lock().unwrap_or_else(PoisonError::into_inner);
-                servers.insert(network.to_owned(), server);
+    /// Serves a network's names on its gateways. A failure is logged: the network works without names.
+    pub(super) fn serve(&self, network: &str, gateways: &[IpAddr]) {
+        let mut serving = Vec::new();
+        for gateway in gateways {
+            let server = Sockets::bind(*gateway).and_then(|sockets| {
+                Server::start(network, sockets, self.table.clone(), self.upstreams.clone())
+            });
+            match server {
+                Ok(server) => serving.push(server),
+                Err(error) => {
+                    crate::log::warning!(
+                        "name server of network {network} at {gateway}: {error}, continuing"
+                    );
+                }
             }
-            Err(error) => crate::log::warning!("name server of network {network}: {error}, continuing"),
         }
+        let mut servers = self.servers.lock().unwrap_or_else(PoisonError::into_inner);
+        servers.insert(network.to_owned(), serving);
     }
 
-    /// Ends a network's server and forgets its names.
+    /// Ends a network's servers and forgets its names.
     pub(super) fn remove(&self, network: &str) {
         self.servers.lock().unwrap_or_else(PoisonError::into_inner).remove(network);
         self.table.remove(network);
