@@ -297,7 +297,8 @@ mod tests {
         let wanted = Wanted { ip6: Some("fd01::77".parse().unwrap()), ..wanted };
         known.reserve(&member, &wanted).unwrap();
         let other = Member { id: "c2".to_owned(), ..member.clone() };
-        assert_eq!(known.reserve(&other, &wanted).unwrap_err().to_string(), "Address already in use");
+        let error = known.reserve(&other, &wanted).unwrap_err().to_string();
+        assert!(error.starts_with("Address already in use"), "{error}");
     }
 
     #[test]
