@@ -1,6 +1,7 @@
 //! The agent's start, as a list of steps. Those that may fail leave the machine reachable with an error in the log and
 //! in the host status; only the link to init, the state directory and the cgroup tree must succeed.
 
+use std::collections::BTreeMap;
 use std::io;
 use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
@@ -23,7 +24,7 @@ use crate::images::{Images, ImagesError};
 use crate::init_link::{self, Init};
 use crate::launcher::Slots;
 use crate::logs::Copier;
-use crate::networks::Networks;
+use crate::networks::{Networks, take_kept};
 use crate::owner::Owner;
 use crate::server::{self, Api, listen};
 use crate::start::Machinery;
@@ -74,7 +75,7 @@ pub(crate) async fn run() -> Result<(), BootError> {
     board.phase("agent started");
     let socket = init_link::inherited().map_err(|error| BootError::Io("take the control socket", error))?;
     let connected = tokio::task::block_in_place(|| init_link::connect(socket));
-    let (init, kept) = connected.map_err(|error| BootError::Io("greet init", error))?;
+    let (init, mut kept) = connected.map_err(|error| BootError::Io("greet init", error))?;
     for dir in [STATE, &format!("{STATE}/net"), RUN] {
         std::fs::create_dir_all(dir).map_err(|error| BootError::Io("make the state directory", error))?;
     }
@@ -90,7 +91,10 @@ pub(crate) async fn run() -> Result<(), BootError> {
     let starts =
         kept.services.iter().find(|service| service.service == "agent").map_or(1, |agent| agent.starts);
     let (events, _) = broadcast::channel(EVENTS);
-    let (machinery, images) = machinery(&init, &loaded, resolver, network.upstreams(), &events)?;
+    let (machinery, images) = {
+        let sockets = take_kept(&mut kept.stored);
+        machinery(&init, sockets, &loaded, resolver, network.upstreams(), &events)?
+    };
     let boot = host::boot_id().map_err(|error| BootError::Io("read the boot id", error))?;
     let copier = Copier::start().map_err(|error| BootError::Io("start the log thread", error))?;
     let mut owner = Owner::new(machinery.clone(), copier, boot, starts <= 1, events.clone());
@@ -214,6 +218,7 @@ fn follow_network(network: &mut net_host::Handle, board: Board) {
 
 fn machinery(
     init: &Init,
+    sockets: BTreeMap<String, Vec<OwnedFd>>,
     loaded: &Loaded,
     resolver: Resolver,
     upstreams: watch::Receiver<Upstreams>,
@@ -225,8 +230,14 @@ fn machinery(
         Volumes::open(&state.join("volumes")).map_err(|error| BootError::Io("open the volumes", error))?;
     let machine_id = berth_net::host::machine_id(&state.join("net"))
         .map_err(|error| BootError::Io("read the machine id", error))?;
-    let networks = Networks::open(&state.join("networks"), &machine_id, upstreams, events.clone())
-        .map_err(|error| BootError::Io("open the networks", error))?;
+    let networks = Networks::open(
+        &state.join("networks"),
+        &machine_id,
+        upstreams,
+        events.clone(),
+        (init.clone(), sockets),
+    )
+    .map_err(|error| BootError::Io("open the networks", error))?;
     let registries = &loaded.machine.registries;
     let images = Images::open(&state.join("image"), Path::new(RUN), registries, resolver)
         .map_err(BootError::Images)?;

@@ -21,6 +21,7 @@ mod show;
 mod wanted;
 
 pub(crate) use connect::ConnectError;
+pub(crate) use names::take_kept;
 pub(crate) use publish::wanted_ports;
 pub(crate) use record::DEFAULT;
 pub(crate) use registry::Networks;

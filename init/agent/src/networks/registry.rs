@@ -14,12 +14,13 @@ use berth_net::{IpNet, Mac, Upstreams, bridge, conntrack, firewall, veth};
 use tokio::sync::{broadcast, watch};
 
 use super::leave::Leaving;
-use super::names::Names;
+use super::names::{Names, Stored};
 use super::options::Settings;
 use super::place::{Key, Place};
 use super::record::{DEFAULT, Record, Subnet, predefined_id};
 use super::{decide, names};
 use crate::command::{Event, Refusal};
+use crate::init_link::Init;
 use crate::store::write_durably;
 
 /// Prefix of our interface names: what a start compares with its containers.
@@ -68,12 +69,14 @@ pub(crate) struct Networks {
 
 impl Networks {
     /// Reads the networks kept in `root` and adds the predefined one. Touches no interface. `machine_id` makes the
-    /// machine's own IPv6 prefix.
+    /// machine's own IPv6 prefix;
+    /// `kept` are sockets of the agent before this one.
     pub(crate) fn open(
         root: &Path,
         machine_id: &[u8],
         upstreams: watch::Receiver<Upstreams>,
         events: broadcast::Sender<Event>,
+        (init, kept): (Init, Stored),
     ) -> std::io::Result<Self> {
         std::fs::create_dir_all(root)?;
         let mut known = Known::default();
@@ -97,7 +100,7 @@ impl Networks {
             firewall: Mutex::default(),
             sweeper: Mutex::default(),
             left: Condvar::new(),
-            names: Names::new(upstreams),
+            names: Names::new(upstreams, init, kept),
             events,
             pools: Subnets::new(machine_id),
             ready,
@@ -136,6 +139,7 @@ impl Networks {
         for network in named {
             self.serve_names(&network);
         }
+        self.names.forget_kept();
         self.remove_strays();
         let applied = firewall::enable_forwarding().and_then(|()| self.apply());
         if let Err(error) = applied {
@@ -174,14 +178,14 @@ impl Networks {
     /// Answers names on a network's gateways.
     fn serve_names(&self, network: &str) {
         self.show_names(network);
-        let gateways: Vec<IpAddr> = {
+        let (id, gateways): (String, Vec<IpAddr>) = {
             let known = self.lock();
-            let network = known.networks.get(network).filter(|network| network.has_names());
-            network.into_iter().flat_map(Network::pools).map(Ipam::gateway).collect()
+            let Some(network) = known.networks.get(network).filter(|network| network.has_names()) else {
+                return;
+            };
+            (network.record.id.clone(), network.pools().map(Ipam::gateway).collect())
         };
-        if !gateways.is_empty() {
-            self.names.serve(network, &gateways);
-        }
+        self.names.serve(network, &id, &gateways);
     }
 
     /// Puts the names of a network's containers in force.
@@ -274,7 +278,8 @@ impl Networks {
             known.removable(id)?;
             known.networks.remove(&record.name);
         }
-        self.names.remove(&record.name);
+        let gateways: Vec<IpAddr> = record.subnets.iter().map(|subnet| subnet.gateway).collect();
+        self.names.remove(&record.name, &record.id, &gateways);
         match std::fs::remove_file(self.file(&record.id)) {
             Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
                 return Err(Refusal::Failed(format!("remove network {}: {error}", record.name)));
