@@ -61,6 +61,10 @@ pub(crate) const BOOT: &[Input] =
 /// What testing takes beside that.
 pub(crate) const TEST: &[Input] = &[input("e2fsck", "e2fsprogs", "checks state disks after a shutdown")];
 
+/// What building the runtime specification's suite takes.
+pub(crate) const CONFORMANCE: &[Input] =
+    &[input("go", "golang-go", "compiles the suite, which is written in Go")];
+
 /// What the disk images for comparison take.
 pub(crate) const DEBIAN: &[Input] = &[
     input("mmdebstrap", "mmdebstrap", "installs Debian into a folder"),
