@@ -16,6 +16,7 @@ pub mod process;
 pub mod seccomp;
 pub mod signals;
 pub mod spawn;
+pub mod tuning;
 
 use std::io;
 

@@ -127,6 +127,7 @@ pub(super) fn build(
         sysctls: sysctls(record, places.joined.is_some()),
         process: process(record, stdio)?,
         init: host.init.unwrap_or(false),
+        special: berth_runtime::plan::Special::default(),
     };
     Ok((plan, fds.0))
 }
@@ -257,6 +258,7 @@ fn memory(wanted: &MountRecord, options: &[String]) -> Mount {
         nosuid: !has("suid"),
         nodev: !has("dev"),
         noexec: !has("exec"),
+        special: berth_runtime::plan::MountSpecial::default(),
     }
 }
 
@@ -269,7 +271,8 @@ fn can_shift(fd: &OwnedFd) -> bool {
 
 fn bind(target: String, fd: Fd, readonly: bool, copy_up: bool, slave: bool) -> Mount {
     let source = MountSource::Bind { fd, idmap: true, recursive: true, copy_up, slave };
-    Mount { target, source, readonly, nosuid: false, nodev: false, noexec: false }
+    let special = berth_runtime::plan::MountSpecial::default();
+    Mount { target, source, readonly, nosuid: false, nodev: false, noexec: false, special }
 }
 
 fn devices(record: &Record, fds: &mut Fds) -> Result<Vec<Device>, StartError> {
@@ -334,6 +337,7 @@ pub(crate) fn user_process(
         oom_score_adj: i32::try_from(host.oom_score_adj).unwrap_or(0).clamp(-1000, 1000),
         umask: UMASK,
         stdio,
+        special: berth_runtime::plan::ProcessSpecial::default(),
     })
 }
 
