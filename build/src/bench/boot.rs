@@ -1,8 +1,8 @@
 //! Guest instructions from the kernel's start to a container answering, phase by phase.
 //!
 //! Under QEMU's `-icount shift=0` the guest's clock advances one nanosecond per instruction, so the kernel's time
-//! stamps on the console count guest instructions: the same on any machine at any load. While the guest waits, its
-//! clock follows its own timers, so waiting counts too.
+//! stamps, less the time that its processor idled, count guest instructions: the same on any machine at any load.
+//! While the guest waits for a disk or the network its clock follows the world's, and none of that counts.
 //!
 //! The machine finds the container's image on its disk, as the Debian machines beside it do: it was pulled in a boot
 //! that is not counted, and the registry is gone since.
@@ -15,20 +15,19 @@ use crate::progress::Step;
 use crate::table::Table;
 use crate::{checks, demo, inputs};
 use anyhow::{Context, Result};
+use berth_api::host::Status;
 use qemu_test::artifacts::Artifacts;
-use qemu_test::console::Line;
 use qemu_test::disk::Disk;
 use qemu_test::pki::Pki;
 use qemu_test::registry::Registry;
 use qemu_test::{BootImage, Guest, Machine, http, scenario};
 use std::time::{Duration, Instant};
 
-/// A phase ends with the first console line that holds this text.
-const PHASES: [(&str, &str); 4] = [
-    ("kernel to init", "init:"),
-    ("init to its second stage", "init: stage2"),
-    ("second stage to agent ready", "agent: api ready"),
-    ("agent ready to container started", "agent: container web started"),
+/// What is done between two phases of the boot, as the host API names them.
+const PHASES: [(&str, &str); 3] = [
+    ("kernel to init", "stage1"),
+    ("init to its second stage", "stage2"),
+    ("second stage to API ready", "api ready"),
 ];
 
 /// What the whole way may take, in 10⁹ instructions.
@@ -78,6 +77,7 @@ fn measure(paths: &Paths, choice: Option<&Choice>, what: &str, bar: f64) -> Resu
     step.message("loading the container");
     let scratch = tempfile::Builder::new().prefix("berth-bench-").tempdir_in(&paths.output)?;
     let disk = Disk::create_or_open(&scratch.path().join("state"), DISK_BYTES)?;
+    let pki = Pki::generate()?;
     let config = {
         let program =
             crate::debian::unpack("docker-registry", paths, &step)?.root.join("usr/bin/docker-registry");
@@ -86,7 +86,7 @@ fn measure(paths: &Paths, choice: Option<&Choice>, what: &str, bar: f64) -> Resu
         let unit = format!(
             "[[container]]\nname = \"web\"\nimage = \"{reference}\"\nports = [\"{PAGE}:80\"]\nrestart = \"always\"\n"
         );
-        let config = scenario::machine_file(&Pki::generate()?, &registry.guest_name(), &unit);
+        let config = scenario::machine_file(&pki, &registry.guest_name(), &unit);
         let artifacts = Artifacts::create(&paths.output, "bench-boot-prepare")?;
         let machine = Machine::new("bench-boot-prepare").config(&config).forward(PAGE).disk(disk.clone());
         let mut guest = machine.boot_in(&boot, artifacts)?;
@@ -97,44 +97,41 @@ fn measure(paths: &Paths, choice: Option<&Choice>, what: &str, bar: f64) -> Resu
     };
     let artifacts = Artifacts::create(&paths.output, "bench-boot")?.kept();
     let machine = Machine::new("bench-boot").config(config).forward(PAGE).disk(disk).count_instructions();
-    let guest = machine.boot_in(&boot, artifacts)?;
-    let (table, whole) = phases(&guest, what, bar, &step)?;
+    let mut guest = machine.boot_in(&boot, artifacts)?;
+    step.message("until the container answers");
+    let whole = answered(&guest)?;
+    step.message("asking for the phases");
+    guest.connect_api(&pki, DEADLINE)?;
+    let status: Status = guest.get("/host/v1/status")?;
     step.done(&format!("{whole:.2} G"));
-    Ok((table, whole))
+    Ok((phases(&status, what, whole, bar)?, whole))
 }
 
-fn phases(guest: &Guest, what: &str, bar: f64, step: &Step) -> Result<(Table, f64)> {
+fn phases(status: &Status, what: &str, whole: f64, bar: f64) -> Result<Table> {
     let mut table = Table::default();
     let mut before = 0.0;
-    for (name, needle) in PHASES {
-        step.message(name);
-        let at = instructions(&guest.wait_for_line(needle, DEADLINE)?)?;
+    for (name, phase) in PHASES {
+        let found = status.boot.iter().find(|found| found.name == phase);
+        let found = found.with_context(|| format!("the machine tells of no phase {phase}"))?;
+        let at = found.at_s - found.idle_s;
         table.add(&format!("{what}: {name}"), at - before, "G");
         before = at;
     }
-    step.message("container answering");
-    let whole = answered(guest)?;
-    table.add(&format!("{what}: container started to answering"), whole - before, "G");
+    table.add(&format!("{what}: API ready to container answering"), whole - before, "G");
     table.add_with_bar(&format!("{what}: kernel's start to container answering"), whole, "G", bar);
-    Ok((table, whole))
+    Ok(table)
 }
 
-/// When the container answered on its published port, by the uptime its page shows: the guest's clock counts
-/// instructions, so this includes what the machine idled while the question was on its way.
+/// What was done until the container answered on its published port, by the page it shows, in 10⁹ instructions.
 fn answered(guest: &Guest) -> Result<f64> {
     let deadline = Instant::now() + DEADLINE;
     loop {
-        match http::get(guest.address(PAGE)?, "/").and_then(|page| checks::uptime_s(&page.text())) {
-            Ok(uptime_s) => return Ok(uptime_s),
+        let page = http::get(guest.address(PAGE)?, "/").map(|page| page.text());
+        match page.and_then(|page| Ok(checks::uptime_s(&page)? - checks::idle_s(&page)?)) {
+            Ok(busy_s) => return Ok(busy_s),
             Err(error) if Instant::now() > deadline => return Err(error),
             // Not up yet: only asking again can tell.
             Err(_) => std::thread::yield_now(),
         }
     }
-}
-
-fn instructions(line: &Line) -> Result<f64> {
-    let stamp =
-        line.kernel_time().with_context(|| format!("a console line without time stamp: {}", line.text))?;
-    Ok(stamp.as_secs_f64())
 }
