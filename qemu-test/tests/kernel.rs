@@ -9,8 +9,10 @@ const PROBE: &str = env!("CARGO_BIN_EXE_probe");
 /// In the release of the kernel that the project builds.
 const OWN_MARK: &str = "berth";
 
-/// What a container may open: local and internet sockets, and netlink's routing.
-const OPEN_TO_CONTAINERS: &[&str] = &["family 1", "family 2", "family 10", "family 16", "netlink 0"];
+/// What a container may open: local and internet sockets, and netlink's routing. UDP-Lite cannot be left out of
+/// IPv4 in 6.1.
+const OPEN_TO_CONTAINERS: &[&str] =
+    &["family 1", "family 2", "family 10", "family 16", "netlink 0", "protocol udplite"];
 
 /// The kernel's own refusals, whoever asks.
 const NOT_IN_THE_KERNEL: &[&str] = &[
@@ -101,6 +103,7 @@ fn refused(said: &str) -> bool {
         "Protocol not supported",
         "Socket type not supported",
         "Operation not supported",
+        "No data available",
     ];
     REFUSALS.contains(&said)
 }
