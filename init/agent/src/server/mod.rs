@@ -32,6 +32,7 @@ pub(crate) mod system;
 pub(crate) mod takeover;
 pub(crate) mod time;
 pub(crate) mod volumes;
+pub(crate) mod websocket;
 
 #[cfg(test)]
 mod tests;

@@ -32,7 +32,8 @@ pub(crate) async fn answer(api: Arc<Api>, mut raw: hyper::Request<Incoming>) -> 
         (Err(error), _) | (_, Err(error)) => Err(error),
         (Ok((version, path)), Ok(body)) => {
             let method = if head { Method::GET } else { parts.method.clone() };
-            let request = Request { api, method, version, query, headers: parts.headers, body, upgrade };
+            let headers = parts.headers;
+            let request = Request { api, method, head, version, query, headers, body, upgrade };
             let segments: Vec<&str> = path.split('/').filter(|segment| !segment.is_empty()).collect();
             dispatch(request, &segments).await
         }
@@ -118,19 +119,16 @@ async fn container_routes(request: Request, segments: &[&str]) -> Answer {
         ("POST", ["create"]) => containers::create::create(request).await,
         ("POST", ["prune"]) => containers::lifecycle::prune(request).await,
         ("DELETE", [id]) => containers::lifecycle::remove(request, id).await,
-        (_, [id, "archive"]) => containers::lifecycle::not_offered(request, id, "copying files").await,
-        ("GET", [id, "export"]) => {
-            containers::lifecycle::not_offered(request, id, "exporting a container").await
-        }
-        ("GET", [id, "attach", "ws"]) => {
-            containers::lifecycle::not_offered(request, id, "attaching by websocket").await
-        }
+        ("PUT", [id, "archive"]) => containers::archive::write(request, id).await,
+        ("GET", [id, "attach", "ws"]) => containers::attach::websocket(request, id).await,
         ("GET", [id, action]) => match *action {
             "json" => containers::inspect::inspect(request, id).await,
             "logs" => containers::logs::logs(request, id).await,
             "top" => containers::top::top(request, id).await,
             "stats" => containers::stats::stats(request, id).await,
             "changes" => containers::changes::changes(request, id).await,
+            "archive" => containers::archive::read(request, id).await,
+            "export" => containers::archive::export(request, id).await,
             _ => Err(ApiError::no_such_page()),
         },
         ("POST", [id, action]) => match *action {
