@@ -157,6 +157,8 @@ async fn a_container_becomes_an_image_of_its_configuration() {
     let made: models::IdResponse = server.client().post(path, &Value::Null).await.unwrap();
     let image: ImageInspect = server.client().get("/images/made:1/json").await.unwrap();
     assert_eq!(made.id, image.id);
+    let parent: ImageInspect = server.client().get("/images/alpine/json").await.unwrap();
+    assert_eq!(image.parent, parent.id);
     assert_eq!((image.author.as_str(), image.comment.as_str()), ("me", "why"));
     let config = image.config;
     assert_eq!(config.cmd, Some(vec!["sleep".to_owned(), "9".to_owned()]));
