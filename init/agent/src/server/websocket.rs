@@ -5,7 +5,6 @@
 
 use base64::Engine as _;
 use bytes::{Buf, BufMut, Bytes, BytesMut};
-use http_body_util::{BodyExt, Empty};
 use hyper::header::{CONNECTION, HeaderName, HeaderValue, UPGRADE};
 use hyper::{Response, StatusCode};
 use hyper_util::rt::TokioIo;
@@ -51,8 +50,7 @@ pub(crate) fn hijack(
             pump(reader, writer, attachment, kind, settled).await;
         }
     });
-    let mut answer = Response::new(Empty::new().boxed_unsync());
-    *answer.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
+    let mut answer = respond::empty(StatusCode::SWITCHING_PROTOCOLS);
     let headers = answer.headers_mut();
     headers.insert(CONNECTION, HeaderValue::from_static("Upgrade"));
     headers.insert(UPGRADE, HeaderValue::from_static("websocket"));
