@@ -180,7 +180,7 @@ mod tests {
     async fn a_client_that_went_away_is_noticed() {
         let (mut writer, body) = writer();
         drop(body);
-        let written = tokio::task::spawn_blocking(move || writer.write_all(&[0; 2 * PIECE_BYTES])).await;
+        let written = tokio::task::spawn_blocking(move || writer.write_all(&vec![0; 2 * PIECE_BYTES])).await;
         assert_eq!(written.unwrap().unwrap_err().kind(), io::ErrorKind::BrokenPipe);
     }
 
