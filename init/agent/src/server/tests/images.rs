@@ -30,7 +30,7 @@ fn tar(files: &[(&str, &[u8])]) -> Vec<u8> {
 }
 
 /// What `docker save` gives of an image called `name` with one file per layer.
-fn archive(name: &str, contents: &[&[u8]]) -> Vec<u8> {
+pub(super) fn archive(name: &str, contents: &[&[u8]]) -> Vec<u8> {
     let layers: Vec<Vec<u8>> = contents.iter().map(|content| tar(&[("file", content)])).collect();
     let ids: Vec<String> = layers.iter().map(|layer| Digest::of(layer).to_string()).collect();
     let steps: Vec<Value> = ids.iter().map(|_| json!({ "created_by": "step" })).collect();
