@@ -3,6 +3,8 @@
 //! An archive is as hostile as a registry. Its files are spooled under numbers of our own, so that no name in it
 //! ever becomes a path; everything it says goes through the same parsers and digests as a pull.
 
+#[cfg(test)]
+mod hostile_tests;
 mod load;
 mod save;
 mod spool;

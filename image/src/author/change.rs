@@ -439,4 +439,16 @@ mod tests {
             format!("the changes are longer than {LENGTH_MAX} bytes")
         );
     }
+
+    proptest::proptest! {
+        #[test]
+        fn random_changes_get_an_answer(
+            name in "(ENV|LABEL|EXPOSE|VOLUME|USER|WORKDIR|CMD|ENTRYPOINT|HEALTHCHECK|ONBUILD|STOPSIGNAL)",
+            rest in r#"([a-zA-Z0-9 =/$]|[{]|[}]|"|'|\\|:|-|\n|é|\[|\]){0,40}"#,
+        ) {
+            let line = format!("{name} {rest}");
+            // Either is fine; what counts is that there is an answer.
+            let _ = RunConfig::default().change(std::iter::once(line.as_str()));
+        }
+    }
 }

@@ -119,7 +119,11 @@ impl Store {
         let manifest = synthesized(&config, &lines);
         let top = manifest.0.clone();
         let blobs = ImageBlobs { manifest, config, index: None };
-        let (image, _) = self.record_image(&blobs, parsed, layers, None, &top)?;
+        let (mut image, _) = self.record_image(&blobs, parsed, layers, None, &top)?;
+        if let Some(parent) = parent {
+            self.set_parent(&image.id, &parent.id)?;
+            image.parent = Some(parent.id.clone());
+        }
         Ok(image)
     }
 

@@ -69,8 +69,11 @@ fn a_child_has_its_parents_layers_and_one_more() {
         "a parent without history keeps its place"
     );
     assert_eq!(image.config.config.cmd, Some(vec!["sh".to_owned()]));
+    assert_eq!(store.find(&image.id.to_string()).unwrap().parent, Some(parent.id.clone()));
+    assert_eq!(store.shared_sizes(), [(image.id.clone(), 1), (parent.id.clone(), 1)].into());
     // The parent may go: its layer stays for the child.
     store.remove("base:1", false, &|_| crate::Use::Free).unwrap();
+    assert_eq!(store.shared_sizes(), [(image.id.clone(), 0)].into());
     assert!(store.layer_dirs(&image)[0].join("etc/a").exists());
 }
 

@@ -4,6 +4,8 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 
+use proptest::prelude::*;
+
 use super::*;
 use crate::testing::Scratch;
 use crate::testing::scratch::listing;
@@ -147,4 +149,41 @@ fn capabilities_lose_their_namespace() {
     assert_eq!((bare.len(), bare[3]), (20, 2));
     let version_2 = vec![0, 0, 0, 2, 5, 5, 5, 5, 5, 5, 5, 5, 5, 5, 5, 5, 5, 5, 5, 5];
     assert_eq!(unrooted(version_2.clone()), version_2);
+}
+
+/// One file of a random tree: its path, what it is, bytes in it, and its time.
+fn node() -> impl Strategy<Value = (Vec<String>, u8, usize, (i64, u32))> {
+    let name = prop_oneof![3 => "[a-zA-Z0-9_ é-]{1,12}", 1 => "[a-z]{90,110}"];
+    // What the file system of a temporary directory can keep, too.
+    let time = (-2_000_000_000_i64..4_000_000_000, 0_u32..1_000_000_000);
+    (prop::collection::vec(name, 1..4), 0_u8..4, 0_usize..1500, time)
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 48, ..ProptestConfig::default() })]
+
+    #[test]
+    fn random_trees_come_back_as_they_were(nodes in prop::collection::vec(node(), 0..12)) {
+        let scratch = Scratch::new();
+        let tree = scratch.empty("tree");
+        for (path, kind, size, (seconds, nanoseconds)) in nodes {
+            let path = path.iter().fold(tree.clone(), |path, name| path.join(name));
+            if fs::create_dir_all(path.parent().unwrap()).is_err() {
+                continue;
+            }
+            // What stands in the way already stays.
+            let _ = match kind {
+                0 => fs::create_dir(&path),
+                1 => std::os::unix::fs::symlink("x".repeat(size + 1), &path),
+                _ if path.exists() => Ok(()),
+                _ => fs::write(&path, vec![kind; size]),
+            };
+            let time = rustix::fs::Timespec { tv_sec: seconds, tv_nsec: nanoseconds.into() };
+            let times = rustix::fs::Timestamps { last_access: time, last_modification: time };
+            let _ = rustix::fs::utimensat(rustix::fs::CWD, &path, &times, AtFlags::SYMLINK_NOFOLLOW);
+        }
+        let bytes = packed(&tree, &|_| true).unwrap();
+        prop_assert_eq!(below(&unpacked(&scratch, &bytes)), below(&tree));
+        scratch.assert_canary();
+    }
 }

@@ -1,6 +1,6 @@
 //! Images in the store: what one consists of, how one is found by what users type, and its names.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -35,6 +35,8 @@ pub struct Image {
     pub config: Arc<ImageConfig>,
     /// Its layers in the store, lowest first.
     pub layers: Vec<LayerNumber>,
+    /// The image it was made of here, which may be gone by now.
+    pub parent: Option<Digest>,
 }
 
 /// One step of an image's making.
@@ -69,6 +71,9 @@ pub(super) struct Record {
     pub(super) repo_digests: Vec<Reference>,
     pub(super) layers: Vec<LayerNumber>,
     pub(super) stored_at: i64,
+    /// Set for images made here.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) parent: Option<Digest>,
 }
 
 /// `names/<hash>.json`
@@ -154,6 +159,29 @@ impl Store {
         files::write_record(&self.image_path(id), &entry.record, Sync::Later)
     }
 
+    /// Remembers what an image was made of. No error when it is gone.
+    pub(crate) fn set_parent(&self, id: &Digest, parent: &Digest) -> Result<(), StoreError> {
+        let mut state = self.state();
+        let Some(entry) = state.images.get_mut(id) else { return Ok(()) };
+        entry.record.parent = Some(parent.clone());
+        files::write_record(&self.image_path(id), &entry.record, Sync::Later)
+    }
+
+    /// Bytes of each image that other images have too.
+    pub fn shared_sizes(&self) -> HashMap<Digest, u64> {
+        let state = self.state();
+        let mut users: HashMap<LayerNumber, usize> = HashMap::new();
+        for layer in
+            state.images.values().flat_map(|entry| entry.record.layers.iter().collect::<BTreeSet<_>>())
+        {
+            *users.entry(*layer).or_default() += 1;
+        }
+        let shared = |layer: &LayerNumber| users.get(layer).is_some_and(|count| *count > 1);
+        let size = |layer: &LayerNumber| state.layers.get(layer).map_or(0, |layer| layer.size);
+        let sum = |entry: &Entry| entry.record.layers.iter().filter(|layer| shared(layer)).map(size).sum();
+        state.images.iter().map(|(id, entry)| (id.clone(), sum(entry))).collect()
+    }
+
     /// Root directories of the image's layers, lowest first, in the format overlayfs expects of lower layers.
     ///
     /// Layers below one that hides everything are left out, since overlayfs has no mark for that on a root.
@@ -237,6 +265,7 @@ impl Store {
                 repo_digests: Vec::new(),
                 layers: layers.clone(),
                 stored_at: jiff::Timestamp::now().as_second(),
+                parent: None,
             },
         };
         record.layers = layers;
@@ -376,6 +405,7 @@ pub(super) fn image(state: &State, entry: &Entry) -> Image {
         stored_at: record.stored_at,
         config: Arc::clone(&entry.config),
         layers: record.layers.clone(),
+        parent: record.parent.clone(),
     }
 }
 

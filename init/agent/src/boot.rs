@@ -142,6 +142,7 @@ pub(crate) async fn run() -> Result<(), BootError> {
     let complete = loaded.error.is_none() && !loaded.text.is_empty();
     tokio::spawn(health::run(handle.clone()));
     let online = network.status();
+    tokio::spawn(images.clone().restore_lost(handle.clone(), online.clone()));
     tokio::spawn(units::run(loaded.machine.units.clone(), complete, online, handle, images, board));
     // The owner lives as long as anything else; its end is the agent's.
     owner.await.map_err(|error| BootError::Io("run the owner", io::Error::other(error)))?;

@@ -5,17 +5,28 @@ use std::io;
 use std::net::IpAddr;
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use berth_image::{
     BoxFuture, Credentials, Image, Platform, Progress, PullError, Puller, Reference, Resolve, Store,
 };
+use berth_net::host::Status;
 use berth_net::resolver::Resolver;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 
 use crate::command::{Event, Handle};
 use crate::config;
 use crate::logs::now_ns;
 use crate::store::write_durably;
+
+/// How long a lost image waits for the network.
+const ONLINE_TIMEOUT: Duration = Duration::from_secs(60);
+/// First wait after a lost image could not be pulled.
+const FIRST_WAIT: Duration = Duration::from_secs(1);
+/// Longest wait between two tries.
+const LONGEST_WAIT: Duration = Duration::from_secs(60);
+/// Tries per lost image: about a quarter of an hour.
+const RESTORE_TRIES: u32 = 20;
 
 /// The machine's own resolver as the registry client wants it.
 struct Names(Resolver);
@@ -58,7 +69,7 @@ impl Images {
         let store = Store::open(root).map_err(ImagesError::Store)?;
         for name in store.lost() {
             crate::log::warning!(
-                "image {} was not durable when power failed and is gone, continuing",
+                "image {} was not durable when power failed and is gone; it will be pulled again",
                 name.familiar()
             );
         }
@@ -86,6 +97,36 @@ impl Images {
         &self.puller
     }
 
+    /// Pulls again what a power cut took, one name after the other, until each is back or its registry says no.
+    pub(crate) async fn restore_lost(self, owner: Handle, mut online: watch::Receiver<Status>) {
+        let lost = self.store.lost();
+        if lost.is_empty() {
+            return;
+        }
+        // Over or not, the pull says what is wrong.
+        let _ = tokio::time::timeout(ONLINE_TIMEOUT, online.wait_for(Status::is_online)).await;
+        for name in lost {
+            let mut wait = FIRST_WAIT;
+            for _ in 0..RESTORE_TRIES {
+                // A unit or a user may have been quicker.
+                if self.store.find(&name.to_string()).is_ok() {
+                    break;
+                }
+                let Err(error) = self.pull(&owner, &name, &Platform::host(), None, None).await else { break };
+                crate::log::warning!(
+                    "image {} was lost and cannot be pulled again: {}, continuing",
+                    name.familiar(),
+                    crate::log::chain(&error)
+                );
+                if !may_pass(&error) {
+                    break;
+                }
+                tokio::time::sleep(wait).await;
+                wait = wait.saturating_mul(2).min(LONGEST_WAIT);
+            }
+        }
+    }
+
     /// Pulls an image and tells of it. Dropping the future cancels the pull.
     pub(crate) async fn pull(
         &self,
@@ -106,5 +147,24 @@ impl Images {
             at_ns: now_ns(),
         });
         Ok(image)
+    }
+}
+
+/// Whether the same pull may succeed later: an image made here, or one nobody may have without a log-in, never comes.
+fn may_pass(error: &PullError) -> bool {
+    match error {
+        PullError::Unreachable { .. }
+        | PullError::TooManyRequests { .. }
+        | PullError::Content(_)
+        | PullError::NoSpace(_)
+        | PullError::Store(_)
+        | PullError::Cancelled => true,
+        PullError::NotFound { .. }
+        | PullError::Denied { .. }
+        | PullError::Unauthorized { .. }
+        | PullError::Manifest { .. }
+        | PullError::Config { .. }
+        | PullError::NoPlatform { .. }
+        | PullError::Unpack { .. } => false,
     }
 }

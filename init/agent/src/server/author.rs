@@ -181,6 +181,7 @@ async fn named(api: &Arc<Api>, image: &Image, name: Option<&Reference>) -> Resul
 }
 
 /// What of a container's configuration an image can say.
+#[allow(clippy::zero_sized_map_values, reason = "the values are `{}` on the wire")]
 fn run_config(config: &ContainerConfig) -> RunConfig {
     fn set<V>(map: Option<&BTreeMap<String, V>>) -> BTreeMap<String, Empty> {
         map.map(|map| map.keys().map(|key| (key.clone(), Empty {})).collect()).unwrap_or_default()

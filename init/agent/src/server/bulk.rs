@@ -24,6 +24,9 @@ const PIECE_BYTES: usize = 64 * 1024;
 /// A client has this long to send more of a body before it counts as gone, so that nothing half-done lies about.
 const STALL: Duration = Duration::from_secs(300);
 
+/// Bytes of a body that are read though nobody wants them any more.
+const DRAIN_BYTES: usize = 64 * 1024 * 1024;
+
 /// The body of a request for a thread that may block.
 pub(crate) fn reader(body: Body) -> Reader {
     match body {
@@ -49,10 +52,22 @@ async fn feed(mut body: Incoming, sender: mpsc::Sender<io::Result<Option<Bytes>>
             },
         };
         let goes_on = matches!(piece, Ok(Some(_)));
-        // A reader that went away wants no more.
-        if sender.send(piece).await.is_err() || !goes_on {
+        if sender.send(piece).await.is_err() {
+            return drain(body).await;
+        }
+        if !goes_on {
             return;
         }
+    }
+}
+
+/// Reads on for nobody: a client that still sends would take a closed connection for the answer.
+async fn drain(mut body: Incoming) {
+    let mut left = DRAIN_BYTES;
+    while left > 0
+        && let Ok(Some(Ok(frame))) = tokio::time::timeout(STALL, body.frame()).await
+    {
+        left = left.saturating_sub(frame.data_ref().map_or(0, Bytes::len));
     }
 }
 
@@ -180,7 +195,7 @@ mod tests {
     async fn a_client_that_went_away_is_noticed() {
         let (mut writer, body) = writer();
         drop(body);
-        let written = tokio::task::spawn_blocking(move || writer.write_all(&[0; 2 * PIECE_BYTES])).await;
+        let written = tokio::task::spawn_blocking(move || writer.write_all(&vec![0; 2 * PIECE_BYTES])).await;
         assert_eq!(written.unwrap().unwrap_err().kind(), io::ErrorKind::BrokenPipe);
     }
 

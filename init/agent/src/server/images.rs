@@ -1,6 +1,6 @@
 //! Images: list, inspect, history, tag, remove, prune. Pulling has its own room.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use berth_api::docker::Empty;
@@ -9,7 +9,7 @@ use berth_api::docker::images::{
     Deleted, HistoryItem, ImageConfig, ImageInspect, ImageMetadata, ImageSummary, PruneAnswer, RootFs,
 };
 use berth_image::store::Step;
-use berth_image::{Image, Reference, Removed, RunConfig, Use};
+use berth_image::{Digest, Image, Reference, Removed, RunConfig, Use};
 use hyper::StatusCode;
 
 use super::Api;
@@ -81,6 +81,7 @@ pub(crate) fn list(request: &Request) -> Answer {
             .map(|image| time::parse_seconds(&image.created)))
     };
     let (before, since) = (created("before")?, created("since")?);
+    let shared = request.query.flag("shared-size").then(|| api.images.shared_sizes());
     let mut answer = Vec::new();
     for image in api.images.list() {
         let made = time::parse_seconds(&image.created);
@@ -100,6 +101,9 @@ pub(crate) fn list(request: &Request) -> Answer {
             let digest_meant = |text: &String| text.parse().is_ok_and(|name: Reference| meant(&&name));
             entry.repo_digests =
                 Some(image.repo_digests.iter().filter(|text| digest_meant(text)).cloned().collect());
+            if let Some(shared) = &shared {
+                entry.shared_size = shared_size(shared, &image);
+            }
             answer.push(entry);
         }
     }
@@ -108,16 +112,21 @@ pub(crate) fn list(request: &Request) -> Answer {
 
 /// Images with the number of containers that use each, for `GET /system/df`.
 pub(crate) fn summaries(api: &Api, views: &[Arc<View>]) -> Vec<ImageSummary> {
+    let shared = api.images.shared_sizes();
     let with_users = |image: &Image| {
         let id = image.id.to_string();
         let users = views.iter().filter(|view| view.image_id == id).count();
         ImageSummary {
             containers: i64::try_from(users).unwrap_or(i64::MAX),
-            shared_size: 0,
+            shared_size: shared_size(&shared, image),
             ..summary(image)
         }
     };
     api.images.list().iter().map(with_users).collect()
+}
+
+fn shared_size(shared: &HashMap<Digest, u64>, image: &Image) -> i64 {
+    shared.get(&image.id).map_or(0, |size| i64::try_from(*size).unwrap_or(i64::MAX))
 }
 
 fn summary(image: &Image) -> ImageSummary {
@@ -127,12 +136,17 @@ fn summary(image: &Image) -> ImageSummary {
         created: time::parse_seconds(&image.created),
         id: image.id.to_string(),
         labels: (!labels.is_empty()).then(|| labels.clone()),
-        parent_id: String::new(),
+        parent_id: parent(image),
         repo_digests: Some(image.repo_digests.clone()),
         repo_tags: Some(image.names.iter().map(Reference::familiar).collect()),
         shared_size: -1,
         size: i64::try_from(image.size).unwrap_or(i64::MAX),
     }
+}
+
+/// The id of the image it was made of, empty when it was not made here.
+fn parent(image: &Image) -> String {
+    image.parent.as_ref().map(ToString::to_string).unwrap_or_default()
 }
 
 /// Whether a `reference` filter means a name: a glob over the familiar name, with or without the tag.
@@ -175,6 +189,7 @@ fn inspect_view(image: &Image) -> ImageInspect {
     let layers: Vec<String> = config.rootfs.diff_ids.iter().map(ToString::to_string).collect();
     ImageInspect {
         id: image.id.to_string(),
+        parent: parent(image),
         repo_tags: image.names.iter().map(Reference::familiar).collect(),
         repo_digests: image.repo_digests.clone(),
         comment: config.history.last().map(|item| item.comment.clone()).unwrap_or_default(),

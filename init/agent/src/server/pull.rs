@@ -21,7 +21,8 @@ pub(crate) async fn create(request: Request) -> Answer {
     }
     let reference = reference(&request)?;
     let platform = platform(&request)?;
-    let credentials = credentials(request.header("x-registry-auth"))?;
+    // As the reference engine does: credentials that cannot be read count as none, and the registry decides.
+    let credentials = credentials(request.header("x-registry-auth")).unwrap_or_default();
     let (steps, mut progress) = mpsc::channel(STEPS_IN_FLIGHT);
     let (puller, wanted) = (request.api.puller.clone(), reference.clone());
     let mut pull =

@@ -23,12 +23,11 @@ pub(crate) fn push(request: Request, name: &str) -> Answer {
     if reference.digest().is_some() {
         return Err(ApiError::invalid("cannot push a digest reference"));
     }
-    let names = match request.query.text("tag") {
-        Some(tag) => vec![reference.with_tag(tag).map_err(errors::bad_reference)?],
-        None => {
-            let tags = request.api.images.tags_of(name);
-            if tags.is_empty() { vec![reference.clone()] } else { tags }
-        }
+    let names = if let Some(tag) = request.query.text("tag") {
+        vec![reference.with_tag(tag).map_err(errors::bad_reference)?]
+    } else {
+        let tags = request.api.images.tags_of(name);
+        if tags.is_empty() { vec![reference.clone()] } else { tags }
     };
     // As the reference engine does: credentials that cannot be read count as none, and the registry decides.
     let auth = credentials(request.header("x-registry-auth")).unwrap_or_default();

@@ -56,7 +56,7 @@ pub(crate) fn compare(upper: &Path, lower: &[PathBuf]) -> io::Result<Vec<Change>
     };
     let layers = lower.iter().rev().map(|layer| rustix::fs::open(layer, FOLDER, Mode::empty()));
     let mut walk = Walk { layers: layers.collect::<Result<_, _>>()?, found: BTreeMap::new() };
-    walk.folder(&top, "", 0);
+    walk.folder(&top, "", 0, false);
     Ok(walk.found.into_iter().map(|(path, kind)| Change { path, kind }).collect())
 }
 
@@ -68,8 +68,8 @@ struct Walk {
 
 impl Walk {
     /// Looks at everything in `folder`, whose path is `path`; true when something below changed. The tree may change
-    /// under our feet: what vanishes meanwhile is left out.
-    fn folder(&mut self, folder: &OwnedFd, path: &str, depth: usize) -> bool {
+    /// under our feet: what vanishes meanwhile is left out. `fresh` says that nothing of the image shows through here.
+    fn folder(&mut self, folder: &OwnedFd, path: &str, depth: usize, fresh: bool) -> bool {
         let Ok(list) = Dir::read_from(folder.as_fd()) else { return false };
         let mut changed = false;
         for entry in list.flatten() {
@@ -79,20 +79,20 @@ impl Walk {
             }
             let below = format!("{path}/{}", name.to_string_lossy());
             if !MADE.contains(&below.as_str()) {
-                changed |= self.entry(folder.as_fd(), name, &below, depth);
+                changed |= self.entry(folder.as_fd(), name, &below, depth, fresh);
             }
         }
         changed
     }
 
-    fn entry(&mut self, folder: BorrowedFd<'_>, name: &CStr, path: &str, depth: usize) -> bool {
+    fn entry(&mut self, folder: BorrowedFd<'_>, name: &CStr, path: &str, depth: usize, fresh: bool) -> bool {
         let Ok(stat) = rustix::fs::statat(folder, name, AtFlags::SYMLINK_NOFOLLOW) else { return false };
         let kind = FileType::from_raw_mode(stat.st_mode);
         if is_whiteout(&stat) {
             self.found.insert(path.to_owned(), DELETED);
             return true;
         }
-        let before = self.in_image(path);
+        let before = if fresh { None } else { self.in_image(path) };
         let mut changed = kind != FileType::Directory
             || before.is_none_or(|before| {
                 (before.st_mode, before.st_uid, before.st_gid) != (stat.st_mode, stat.st_uid, stat.st_gid)
@@ -101,7 +101,10 @@ impl Walk {
             && depth < MAX_DEPTH
             && let Ok(below) = rustix::fs::openat(folder, name, FOLDER, Mode::empty())
         {
-            changed |= self.folder(&below, path, depth + 1);
+            // Removed and made again: what the image has there is gone, though nothing says so one by one.
+            let replaced = is_opaque(below.as_fd());
+            changed |= replaced;
+            changed |= self.folder(&below, path, depth + 1, fresh || replaced);
         }
         if changed {
             self.found.insert(path.to_owned(), if before.is_some() { MODIFIED } else { ADDED });
@@ -136,11 +139,15 @@ fn hides(layer: BorrowedFd<'_>, path: &str) -> bool {
     let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS;
     path.match_indices('/').any(|(end, _)| {
         let parent = path.get(..end).unwrap_or_default();
-        let mut mark = [0_u8; 1];
         rustix::fs::openat2(layer, parent, FOLDER, Mode::empty(), resolve)
-            .and_then(|folder| rustix::fs::fgetxattr(folder, "trusted.overlay.opaque", &mut mark))
-            .is_ok_and(|_| mark == *b"y")
+            .is_ok_and(|folder| is_opaque(folder.as_fd()))
     })
+}
+
+/// Whether a directory of a layer hides what lower layers have at its place.
+fn is_opaque(folder: BorrowedFd<'_>) -> bool {
+    let mut mark = [0_u8; 1];
+    rustix::fs::fgetxattr(folder, "trusted.overlay.opaque", &mut mark).is_ok_and(|_| mark == *b"y")
 }
 
 fn is_whiteout(stat: &Stat) -> bool {
@@ -221,5 +228,19 @@ mod tests {
         }
         whiteout("high/back").unwrap();
         assert_eq!(trees.changes(), told(&[("/back", 1), ("/gone", 2)]));
+    }
+
+    #[test]
+    fn a_folder_made_anew_is_a_change_and_so_is_all_in_it() {
+        let trees = Trees::new(&["low/a/b/c"]);
+        let again = trees.folder.path().join("upper/a");
+        fs::create_dir_all(again.join("b")).unwrap();
+        let mark =
+            rustix::fs::setxattr(&again, "trusted.overlay.opaque", b"y", rustix::fs::XattrFlags::empty());
+        if mark.is_err() {
+            // Only root may set it, and only where the file system keeps it.
+            return;
+        }
+        assert_eq!(trees.changes(), told(&[("/a", 0), ("/a/b", 1)]));
     }
 }

@@ -264,7 +264,6 @@ fn cases() -> Vec<Case> {
              node to swarm and try again.",
         ),
         case("GET", "/containers/nope/changes", None, 404, "No such container: nope"),
-        case("GET", "/containers/e1/export", None, 501, "exporting a container is not offered"),
         case("POST", "/build", None, 501, ""),
         case("GET", "/images/get?names=nope", None, 404, "No such image: nope"),
         case("GET", "/images/nope/get", None, 404, "No such image: nope"),

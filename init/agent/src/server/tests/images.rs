@@ -30,7 +30,7 @@ fn tar(files: &[(&str, &[u8])]) -> Vec<u8> {
 }
 
 /// What `docker save` gives of an image called `name` with one file per layer.
-fn archive(name: &str, contents: &[&[u8]]) -> Vec<u8> {
+pub(super) fn archive(name: &str, contents: &[&[u8]]) -> Vec<u8> {
     let layers: Vec<Vec<u8>> = contents.iter().map(|content| tar(&[("file", content)])).collect();
     let ids: Vec<String> = layers.iter().map(|layer| Digest::of(layer).to_string()).collect();
     let steps: Vec<Value> = ids.iter().map(|_| json!({ "created_by": "step" })).collect();
@@ -157,6 +157,8 @@ async fn a_container_becomes_an_image_of_its_configuration() {
     let made: models::IdResponse = server.client().post(path, &Value::Null).await.unwrap();
     let image: ImageInspect = server.client().get("/images/made:1/json").await.unwrap();
     assert_eq!(made.id, image.id);
+    let parent: ImageInspect = server.client().get("/images/alpine/json").await.unwrap();
+    assert_eq!(image.parent, parent.id);
     assert_eq!((image.author.as_str(), image.comment.as_str()), ("me", "why"));
     let config = image.config;
     assert_eq!(config.cmd, Some(vec!["sleep".to_owned(), "9".to_owned()]));

@@ -6,6 +6,7 @@ mod errors;
 mod goldens;
 mod images;
 mod owner;
+mod registry;
 mod storm;
 mod tls;
 mod wire;
@@ -59,10 +60,19 @@ pub(super) struct Server {
 
 impl Server {
     pub(super) fn start() -> Self {
+        Self::with_registries(Registries::default())
+    }
+
+    /// A server that may speak plain HTTP to `registry`.
+    pub(super) fn with_registry(registry: &str) -> Self {
+        Self::with_registries(Registries { insecure: vec![registry.to_owned()], ..Registries::default() })
+    }
+
+    fn with_registries(registries: Registries) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let store = Store::open(&folder.path().join("images")).unwrap();
         let image = add_image(&store, "alpine:latest");
-        let puller = Puller::new(store.clone(), Registries::default(), Arc::new(NoNames)).unwrap();
+        let puller = Puller::new(store.clone(), registries, Arc::new(NoNames)).unwrap();
         let (handle, queue) = Handle::new(broadcast::Sender::new(64));
         tokio::spawn(owner::Script::new(handle.clone(), image).run(queue));
         let api = Api::new(handle, store, puller, Arc::new(TestMachine));
