@@ -15,6 +15,7 @@ const USAGE: &str = "probe VERB …
   id  uid-map  status    env  args  pwd        hostname  mounts     devices
   cat PATH  ls PATH      write PATH TEXT…      append PATH TEXT…    sockets  limits
   http PORT              connect HOST PORT     fetch HOST PORT PATH listen PORT
+  ask SOCKET PATH
   alloc MIB              spin SECONDS          fork N               fill PATH MIB";
 
 fn main() -> ExitCode {
@@ -62,6 +63,7 @@ fn run(words: &[&str]) -> Result<u8, String> {
         ["listen", port] => network::listen_once(port_number(port)?),
         ["connect", host, port] => network::connect(host, port_number(port)?),
         ["fetch", host, port, path] => network::fetch(host, port_number(port)?, path),
+        ["ask", socket, path] => network::ask(socket, path),
         _ => Err(format!("no such verb\n{USAGE}")),
     }
 }
