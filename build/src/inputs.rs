@@ -64,6 +64,10 @@ pub(crate) const TEST: &[Input] = &[
     input("docker-compose", "docker-compose", "a client that is not ours runs a project of several services"),
 ];
 
+/// What building the runtime specification's suite takes.
+pub(crate) const CONFORMANCE: &[Input] =
+    &[input("go", "golang-go", "compiles the suite, which is written in Go")];
+
 /// What the disk images for comparison take.
 pub(crate) const DEBIAN: &[Input] = &[
     input("mmdebstrap", "mmdebstrap", "installs Debian into a folder"),

@@ -48,6 +48,8 @@ pub(crate) const LATE: &[&str] = &[
     "nft_meta_bridge",
     "nft_reject_bridge",
     "nf_conntrack_bridge",
+    "macvlan",
+    "ipvlan",
     "tun",
     "fuse",
     "tcp_bbr",
@@ -77,8 +79,6 @@ pub(crate) const ON_DEMAND: &[&str] = &[
     "dm_crypt",
     "zram",
     // Networks.
-    "macvlan",
-    "ipvlan",
     "vxlan",
     "wireguard",
     "8021q",
@@ -149,6 +149,17 @@ impl Index {
             index.modules.insert(module_name(path), (path.to_owned(), needs));
         }
         index
+    }
+
+    /// The files of a module, in the order in which they can be loaded.
+    pub(crate) fn in_order(&self, name: &str) -> Result<Vec<String>> {
+        let Some((path, needs)) = self.modules.get(&module_name(name)) else {
+            if self.built_in.contains(&module_name(name)) {
+                return Ok(Vec::new());
+            }
+            bail!("this kernel has no module {name}");
+        };
+        Ok(needs.iter().rev().chain([path]).cloned().collect())
     }
 
     /// The files of the named modules and of everything they need. A module built into the kernel needs none.

@@ -35,6 +35,12 @@ fn containers() -> Result<()> {
 
 #[test]
 #[ignore = "boots a machine: cargo berth test"]
+fn networks() -> Result<()> {
+    session("networks", include_str!("sessions/networks.txt"))
+}
+
+#[test]
+#[ignore = "boots a machine: cargo berth test"]
 fn images() -> Result<()> {
     session("images", include_str!("sessions/images.txt"))
 }

@@ -1,6 +1,7 @@
 //! The agent's start, as a list of steps. Those that may fail leave the machine reachable with an error in the log and
 //! in the host status; only the link to init, the state directory and the cgroup tree must succeed.
 
+use std::collections::BTreeMap;
 use std::io;
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, OwnedFd};
@@ -15,7 +16,7 @@ use rustix::fs::{Mode, OFlags};
 use tokio::net::TcpListener;
 use tokio::sync::{broadcast, watch};
 
-use crate::command::Handle;
+use crate::command::{Event, Handle};
 use crate::config::{self, Loaded, Machine};
 use crate::health;
 use crate::host::{self, Board, Host};
@@ -23,7 +24,7 @@ use crate::images::{Images, ImagesError};
 use crate::init_link::{self, Init};
 use crate::launcher::Slots;
 use crate::logs::Copier;
-use crate::networks::Networks;
+use crate::networks::{Networks, take_kept};
 use crate::owner::Owner;
 use crate::server::{self, Api, listen};
 use crate::start::Machinery;
@@ -91,10 +92,13 @@ pub(crate) async fn run() -> Result<(), BootError> {
 
     let starts =
         kept.services.iter().find(|service| service.service == "agent").map_or(1, |agent| agent.starts);
-    let (machinery, images) = machinery(&init, &loaded, resolver, network.upstreams())?;
+    let (events, _) = broadcast::channel(EVENTS);
+    let (machinery, images) = {
+        let sockets = take_kept(&mut kept.stored);
+        machinery(&init, sockets, &loaded, resolver, network.upstreams(), &events)?
+    };
     let boot = host::boot_id().map_err(|error| BootError::Io("read the boot id", error))?;
     let copier = Copier::start().map_err(|error| BootError::Io("start the log thread", error))?;
-    let (events, _) = broadcast::channel(EVENTS);
     let mut owner = Owner::new(machinery.clone(), copier, boot, starts <= 1, events.clone());
     let happenings = owner.happenings();
     let shutdown = kept.shutdown;
@@ -218,16 +222,26 @@ fn follow_network(network: &mut net_host::Handle, board: Board) {
 
 fn machinery(
     init: &Init,
+    sockets: BTreeMap<String, Vec<OwnedFd>>,
     loaded: &Loaded,
     resolver: Resolver,
     upstreams: watch::Receiver<Upstreams>,
+    events: &broadcast::Sender<Event>,
 ) -> Result<(Machinery, Images), BootError> {
     let state = Path::new(STATE);
     let store = Store::open(&state.join("containers")).map_err(BootError::Store)?;
     let volumes =
         Volumes::open(&state.join("volumes")).map_err(|error| BootError::Io("open the volumes", error))?;
-    let networks = Networks::open(&state.join("networks"), upstreams)
-        .map_err(|error| BootError::Io("open the networks", error))?;
+    let machine_id = berth_net::host::machine_id(&state.join("net"))
+        .map_err(|error| BootError::Io("read the machine id", error))?;
+    let networks = Networks::open(
+        &state.join("networks"),
+        &machine_id,
+        upstreams,
+        events.clone(),
+        (init.clone(), sockets),
+    )
+    .map_err(|error| BootError::Io("open the networks", error))?;
     let registries = &loaded.machine.registries;
     let images = Images::open(&state.join("image"), Path::new(RUN), registries, resolver)
         .map_err(BootError::Images)?;

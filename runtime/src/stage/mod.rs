@@ -26,6 +26,7 @@ mod identity;
 mod limits;
 mod masks;
 mod mounts;
+mod nodes;
 pub mod passwd;
 mod program;
 mod reaper;

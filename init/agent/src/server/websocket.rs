@@ -51,7 +51,7 @@ pub(crate) fn hijack(
             pump(reader, writer, attachment, kind, settled).await;
         }
     });
-    let mut answer = Response::new(Empty::new().boxed_unsync());
+    let mut answer = Response::new(Empty::new().map_err(|never| match never {}).boxed_unsync());
     *answer.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
     let headers = answer.headers_mut();
     headers.insert(CONNECTION, HeaderValue::from_static("Upgrade"));

@@ -36,6 +36,8 @@ pub(super) struct Places<'a> {
     pub(super) group: &'a Group,
     /// Its namespaces; none for the host's users.
     pub(super) slot: Option<&'a OwnedSlot>,
+    /// Its own network namespace.
+    pub(super) net: Option<&'a OwnedFd>,
     /// The container whose network it joins.
     pub(super) joined: Option<&'a Joined>,
     /// Layers of its image, lowest first.
@@ -126,6 +128,7 @@ pub(super) fn build(
         sysctls: sysctls(record, places.joined.is_some()),
         process: process(record, stdio)?,
         init: host.init.unwrap_or(false),
+        special: berth_runtime::plan::Special::default(),
     };
     Ok((plan, fds.0))
 }
@@ -147,15 +150,15 @@ fn sysctls(record: &Record, joined: bool) -> Vec<(String, String)> {
 fn namespaces(record: &Record, places: &Places<'_>, fds: &mut Fds) -> Result<Namespaces, StartError> {
     let host = &record.host_config;
     let io = StartError::io("namespaces");
-    let (user, slot_net) = match places.slot {
+    let user = match places.slot {
         Some(slot) => {
             let fd = fds.add(slot.slot.user.as_fd().try_clone_to_owned().map_err(&io)?);
-            let user = UserNamespace::Own { fd, base: slot.base, count: RANGE };
-            (user, Some(slot.slot.net.as_fd().try_clone_to_owned().map_err(&io)?))
+            UserNamespace::Own { fd, base: slot.base, count: RANGE }
         }
-        None => (UserNamespace::Host, None),
+        None => UserNamespace::Host,
     };
-    let net = match (places.joined, host.network_mode.as_str(), slot_net) {
+    let own = places.net.map(OwnedFd::try_clone).transpose().map_err(&io)?;
+    let net = match (places.joined, host.network_mode.as_str(), own) {
         (Some(joined), ..) => {
             let path = format!("/proc/{}/ns/net", joined.pid);
             let fd = File::open(&path).map_err(|error| at(Path::new(&path), &error))?;
@@ -182,7 +185,7 @@ fn namespaces(record: &Record, places: &Places<'_>, fds: &mut Fds) -> Result<Nam
 }
 
 /// Whether the process of a pidfd has ended.
-fn ended(pidfd: &OwnedFd) -> io::Result<bool> {
+pub(crate) fn ended(pidfd: &OwnedFd) -> io::Result<bool> {
     use rustix::event::{PollFd, PollFlags, Timespec, poll};
     let now = Timespec { tv_sec: 0, tv_nsec: 0 };
     Ok(poll(&mut [PollFd::new(pidfd, PollFlags::IN)], Some(&now))? > 0)
@@ -256,6 +259,7 @@ fn memory(wanted: &MountRecord, options: &[String]) -> Mount {
         nosuid: !has("suid"),
         nodev: !has("dev"),
         noexec: !has("exec"),
+        special: berth_runtime::plan::MountSpecial::default(),
     }
 }
 
@@ -268,7 +272,8 @@ fn can_shift(fd: &OwnedFd) -> bool {
 
 fn bind(target: String, fd: Fd, readonly: bool, copy_up: bool, slave: bool) -> Mount {
     let source = MountSource::Bind { fd, idmap: true, recursive: true, copy_up, slave };
-    Mount { target, source, readonly, nosuid: false, nodev: false, noexec: false }
+    let special = berth_runtime::plan::MountSpecial::default();
+    Mount { target, source, readonly, nosuid: false, nodev: false, noexec: false, special }
 }
 
 fn device_nodes(record: &Record, fds: &mut Fds) -> Result<Vec<Device>, StartError> {
@@ -344,6 +349,7 @@ pub(crate) fn user_process(
         oom_score_adj: i32::try_from(host.oom_score_adj).unwrap_or(0).clamp(-1000, 1000),
         umask: UMASK,
         stdio,
+        special: berth_runtime::plan::ProcessSpecial::default(),
     })
 }
 
