@@ -3,7 +3,7 @@
 //! The user namespace already forbids making nodes, and only chosen nodes are bound into `/dev`; the filter on the
 //! control group is the second lock, and the only one for a container with the host's user namespace.
 
-use std::os::fd::BorrowedFd;
+use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
@@ -29,6 +29,21 @@ const OWN_NODES: [&str; 8] = ["console", "ptmx", "null", "zero", "full", "random
 const DEPTH_MAX: usize = 4;
 /// Most nodes given to a privileged container: each is a descriptor sent to the launcher.
 const NODES_MAX: usize = 80;
+
+/// Lets a container's root open a node it was given: the node's owner, the host's root, is nobody there, and no file
+/// system for nodes can shift owners. Which containers may open it is decided by the filter on their control groups;
+/// nobody but containers and the machine itself is there.
+pub(super) fn unlock(node: &OwnedFd, permissions: &str) -> std::io::Result<()> {
+    let wants = |letter: char| permissions.is_empty() || permissions.contains(letter);
+    let bits = if wants('r') { 0o444 } else { 0 } | if wants('w') { 0o222 } else { 0 };
+    let mode = rustix::fs::fstat(node)?.st_mode & 0o7777;
+    if mode & bits != bits {
+        // A descriptor for looking only cannot change a mode, its name in procfs can.
+        let path = format!("/proc/self/fd/{}", node.as_raw_fd());
+        rustix::fs::chmod(path, rustix::fs::Mode::from_raw_mode(mode | bits))?;
+    }
+    Ok(())
+}
 
 /// The machine's devices, for a privileged container. Without those of virtual terminals, which are many and show
 /// nothing on a machine without a screen.

@@ -282,6 +282,9 @@ fn device_nodes(record: &Record, fds: &mut Fds) -> Result<Vec<Device>, StartErro
         let path = Path::new(&device.path_on_host);
         let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let fd = open(path, flags, Mode::empty()).map_err(|error| at(path, &error.into()))?;
+        if !host_users(record) {
+            devices::unlock(&fd, &device.cgroup_permissions).map_err(|error| at(path, &error))?;
+        }
         let target = match device.path_in_container.as_str() {
             "" => device.path_on_host.clone(),
             target => target.to_owned(),
