@@ -64,6 +64,9 @@ impl Docker {
             ("DOCKER_CERT_PATH", certificates.clone()),
             ("DOCKER_CONFIG", certificates),
             ("DOCKER_CONTEXT", String::new()),
+            // Python's clients would believe these before DOCKER_CERT_PATH.
+            ("REQUESTS_CA_BUNDLE", String::new()),
+            ("CURL_CA_BUNDLE", String::new()),
             ("PATH", path),
         ];
         set.map(|(name, value)| (name.to_owned(), value)).to_vec()

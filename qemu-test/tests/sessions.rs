@@ -7,7 +7,10 @@ use qemu_test::scenario::Site;
 const PROBE: &str = env!("CARGO_BIN_EXE_probe");
 
 fn session(name: &str, script: &str) -> Result<()> {
-    let site = Site::prepare(PROBE)?;
+    run(name, &Site::prepare(PROBE)?, script)
+}
+
+fn run(name: &str, site: &Site, script: &str) -> Result<()> {
     let machine = Machine::new(&format!("session-{name}")).config(site.machine_file(""));
     let mut guest = site.boot(&machine)?;
     site.docker(&guest)?.ok(&["pull", "-q", &site.image])?;
@@ -19,7 +22,9 @@ fn session(name: &str, script: &str) -> Result<()> {
 #[test]
 #[ignore = "boots a machine: cargo berth test"]
 fn compose() -> Result<()> {
-    session("compose", include_str!("sessions/compose.txt"))
+    let site = Site::prepare(PROBE)?;
+    std::fs::write(site.data.path().join("docker-compose.yml"), include_str!("sessions/compose.yml"))?;
+    run("compose", &site, include_str!("sessions/compose.txt"))
 }
 
 #[test]

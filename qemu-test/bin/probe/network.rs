@@ -3,6 +3,7 @@
 use super::work::print;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::os::unix::net::UnixStream;
 use std::time::Duration;
 
 const DEADLINE: Duration = Duration::from_secs(5);
@@ -72,6 +73,16 @@ pub(crate) fn connect(host: &str, port: u16) -> Result<u8, String> {
 pub(crate) fn fetch(host: &str, port: u16, path: &str) -> Result<u8, String> {
     let mut stream = open(host, port)?;
     let request = format!("GET {path} HTTP/1.0\r\nHost: {host}\r\n\r\n");
+    stream.write_all(request.as_bytes()).map_err(|error| format!("asking: {error}"))?;
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).map_err(|error| format!("reading: {error}"))?;
+    print(answer.split_once("\r\n\r\n").map_or(answer.as_str(), |(_, body)| body).trim_end())
+}
+
+/// Prints the body of what an HTTP server on a unix socket answers.
+pub(crate) fn ask(socket: &str, path: &str) -> Result<u8, String> {
+    let mut stream = UnixStream::connect(socket).map_err(|error| format!("{socket}: {error}"))?;
+    let request = format!("GET {path} HTTP/1.0\r\n\r\n");
     stream.write_all(request.as_bytes()).map_err(|error| format!("asking: {error}"))?;
     let mut answer = String::new();
     stream.read_to_string(&mut answer).map_err(|error| format!("reading: {error}"))?;

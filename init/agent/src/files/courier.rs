@@ -18,6 +18,9 @@ const IN_FLIGHT: usize = 8;
 /// Size of a piece, bytes.
 const PIECE_BYTES: usize = 64 << 10;
 
+/// This program. Tests are a program of their own, which copies nothing.
+const PROGRAM: &str = if cfg!(test) { "/dev/null" } else { "/proc/self/exe" };
+
 static TURNS: LazyLock<std::sync::Arc<Semaphore>> =
     LazyLock::new(|| std::sync::Arc::new(Semaphore::new(AT_ONCE)));
 
@@ -34,7 +37,7 @@ impl Courier {
     pub(crate) async fn send(job: &Job) -> io::Result<Self> {
         let turn = TURNS.clone().acquire_owned().await.map_err(io::Error::other)?;
         let job = serde_json::to_string(job).map_err(io::Error::other)?;
-        let mut child = Command::new("/proc/self/exe")
+        let mut child = Command::new(PROGRAM)
             .args([ARGUMENT, &job])
             .env_clear()
             .stdin(Stdio::piped())
@@ -62,23 +65,32 @@ impl Courier {
         serde_json::from_slice(&line).map_err(io::Error::other)
     }
 
-    /// The archive after the answer, piece by piece. The process ends when nobody takes them any more.
-    pub(crate) fn archive(mut self) -> mpsc::Receiver<Bytes> {
+    /// The archive after the answer, piece by piece, and `None` when it is whole. The process ends when nobody takes
+    /// them any more.
+    pub(crate) fn archive(mut self) -> mpsc::Receiver<Option<Bytes>> {
         let (sender, receiver) = mpsc::channel(IN_FLIGHT);
         drop(self.input.take());
         tokio::spawn(async move {
             let mut buffer = BytesMut::new();
-            loop {
+            let whole = loop {
                 buffer.reserve(PIECE_BYTES);
                 let read = tokio::select! {
                     read = self.output.read_buf(&mut buffer) => read,
-                    () = sender.closed() => break,
+                    () = sender.closed() => break false,
                 };
-                if !matches!(read, Ok(1..)) || sender.send(buffer.split().freeze()).await.is_err() {
-                    break;
+                match read {
+                    Ok(0) => break self.child.wait().await.is_ok_and(|status| status.success()),
+                    Ok(_) if sender.send(Some(buffer.split().freeze())).await.is_ok() => {}
+                    _ => break false,
                 }
+            };
+            if whole {
+                // A client that went away wants no end.
+                let _ = sender.send(None).await;
+            } else {
+                // It may have ended already.
+                let _ = self.child.kill().await;
             }
-            let _ = self.child.kill().await;
             drop(self.turn);
         });
         receiver

@@ -19,21 +19,24 @@ use super::unpack::{UnpackError, Wishes, unpack};
 const MEMORY_MAX: u64 = 512 << 20;
 /// Largest `/etc/passwd` or `/etc/group` that is read, in bytes.
 const ACCOUNTS_MAX: u64 = 1 << 20;
-/// Written after an archive that could not be completed, so that readers notice: no archive ends in half a block.
-const CUT_SHORT: &[u8] = &[b'!'; 8];
 
 /// Does the job and ends. The answer goes to standard output, archives come and go on the standard streams.
 pub(crate) fn main(job: &str) -> ExitCode {
     rustix::process::umask(Mode::empty());
     bound();
-    let answer = match serde_json::from_str::<Job>(job) {
+    let done = match serde_json::from_str::<Job>(job) {
         Ok(job) => work(&job),
-        Err(error) => Some(Answer::Failed(format!("job: {error}"))),
+        Err(error) => tell(&Answer::Failed(format!("job: {error}"))),
     };
-    match answer.map_or(Ok(()), |answer| tell(&answer)) {
+    match done {
         Ok(()) => ExitCode::SUCCESS,
-        // Whoever asked is gone.
-        Err(_) => ExitCode::FAILURE,
+        // Whoever reads an archive learns from this that it is not whole.
+        Err(error) => {
+            if error.kind() != io::ErrorKind::BrokenPipe {
+                crate::log::warning!("files of a container: {error}");
+            }
+            ExitCode::FAILURE
+        }
     }
 }
 
@@ -55,53 +58,40 @@ fn tell(answer: &Answer) -> io::Result<()> {
     out.flush()
 }
 
-/// Does the job; the answer, unless it was told already.
-fn work(job: &Job) -> Option<Answer> {
+/// Does the job and tells its answer.
+fn work(job: &Job) -> io::Result<()> {
     let bare = matches!(job.task, Task::Export);
     let entered = match enter(&job.tree, bare) {
         Ok(entered) => entered,
-        Err(EnterError::Moved) => return Some(Answer::Moved),
-        Err(error) => return Some(Answer::Failed(crate::log::chain(&error))),
+        Err(EnterError::Moved) => return tell(&Answer::Moved),
+        Err(error) => return tell(&Answer::Failed(crate::log::chain(&error))),
     };
     let Entered { tree, .. } = &entered;
     match &job.task {
-        Task::Look(path) => Some(match tree.find(&Asked::of(path.as_bytes())) {
-            Ok(found) => Answer::Found(told(&found)),
-            Err(error) => refusal(path, error),
-        }),
+        Task::Look(path) => match tree.find(&Asked::of(path.as_bytes())) {
+            Ok(found) => tell(&Answer::Found(told(&found))),
+            Err(error) => tell(&refusal(path, error)),
+        },
         Task::Pack(path) => match tree.find(&Asked::of(path.as_bytes())) {
             Ok(found) => {
-                if tell(&Answer::Found(told(&found))).is_ok() {
-                    finish(pack::one(&found, out()));
-                }
-                None
+                tell(&Answer::Found(told(&found)))?;
+                pack::one(&found, out())
             }
-            Err(error) => Some(refusal(path, error)),
+            Err(error) => tell(&refusal(path, error)),
         },
         Task::Export => {
-            if tell(&Answer::Done).is_ok() {
-                finish(pack::whole(tree.root(), out()));
-            }
-            None
+            tell(&Answer::Done)?;
+            pack::whole(tree.root(), out())
         }
         Task::Unpack { path, owner, keep_kinds, readonly } => {
             let owner = owner.as_deref();
-            Some(put(tree, path, owner, *keep_kinds, readonly).unwrap_or_else(|answer| answer))
+            tell(&put(tree, path, owner, *keep_kinds, readonly).unwrap_or_else(|answer| answer))
         }
     }
 }
 
 fn out() -> impl Write {
     io::BufWriter::with_capacity(256 << 10, io::stdout().lock())
-}
-
-fn finish(result: io::Result<()>) {
-    if let Err(error) = result {
-        crate::log::warning!("archive of a container's files: {error}, cut short");
-        let mut out = io::stdout().lock();
-        // Nobody may be reading any more.
-        let _ = out.write_all(CUT_SHORT).and_then(|()| out.flush());
-    }
 }
 
 fn refusal(path: &str, error: Errno) -> Answer {

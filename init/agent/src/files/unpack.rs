@@ -237,7 +237,7 @@ impl Writer<'_> {
         }
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let fd = openat(parent, name, flags, Mode::empty())?;
-        fchown(&fd, Some(facts.uid), Some(facts.gid))?;
+        give(&fd, facts)?;
         fchmod(&fd, facts.mode)?;
         if self.folders.len() < FOLDERS_MAX {
             self.folders.push((fd, facts.mtime));
@@ -284,7 +284,7 @@ fn file<R: Read>(
     let mut file = std::fs::File::from(openat(parent, name, NEW, Mode::from_raw_mode(0o600))?);
     io::copy(content, &mut file)?;
     // The change of owner takes set-id bits and capabilities away, so it comes first.
-    fchown(&file, Some(facts.uid), Some(facts.gid))?;
+    give(&file, facts)?;
     if let Some(capability) = capability {
         fsetxattr(&file, "security.capability", capability, XattrFlags::empty())?;
     }
@@ -293,9 +293,23 @@ fn file<R: Read>(
     Ok(())
 }
 
+/// Gives a new file to its owner. One that the container has no id for, as of a client with very many users, belongs to
+/// its root.
+fn give(file: impl AsFd, facts: &Facts) -> rustix::io::Result<()> {
+    match fchown(&file, Some(facts.uid), Some(facts.gid)) {
+        Err(Errno::INVAL) => fchown(&file, Some(Uid::ROOT), Some(Gid::ROOT)),
+        other => other,
+    }
+}
+
 /// Owner, mode and time of what cannot be opened.
 fn named(parent: BorrowedFd<'_>, name: &[u8], facts: &Facts, link: bool) -> rustix::io::Result<()> {
-    chownat(parent, name, Some(facts.uid), Some(facts.gid), AtFlags::SYMLINK_NOFOLLOW)?;
+    match chownat(parent, name, Some(facts.uid), Some(facts.gid), AtFlags::SYMLINK_NOFOLLOW) {
+        Err(Errno::INVAL) => {
+            chownat(parent, name, Some(Uid::ROOT), Some(Gid::ROOT), AtFlags::SYMLINK_NOFOLLOW)?;
+        }
+        other => other?,
+    }
     if !link {
         // Through what was looked at: the name may be a link by now.
         let fd = openat(parent, name, LOOK, Mode::empty())?;

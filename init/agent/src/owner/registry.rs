@@ -12,7 +12,7 @@ use super::{Happening, Owner, Views, save};
 use crate::command::{Answer, Create, Created, Id, Refusal, WaitEnd, WaitFor};
 use crate::logs::{Limits, Log, now_ns};
 use crate::phase::{Event as PhaseEvent, Phase};
-use crate::store::{MountKind, Record, Status};
+use crate::store::{MountKind, MountRecord, Record, Status};
 use crate::{create, id, start};
 
 /// Most containers of one machine: each costs memory here and a line in every list.
@@ -35,7 +35,10 @@ impl Owner {
         let image = self.machinery.images.find(&wanted.image);
         let image = image.map_err(|_| Refusal::NotFound(format!("No such image: {}", wanted.image)))?;
         let (volumes, networks) = (&self.machinery.volumes, &self.machinery.networks);
-        let record = create::record(wanted, id.clone(), name, &image, volumes, networks, now_ns())?;
+        let inherited =
+            self.inherited(wanted.docker.host_config.volumes_from.as_deref().unwrap_or_default())?;
+        let mut record = create::record(wanted, id.clone(), name, &image, volumes, networks, now_ns())?;
+        start::inherit(&mut record.mounts, inherited);
         let made = self.make(record);
         if made.is_err()
             && let Err(error) = self.machinery.store.remove(&id)
@@ -45,6 +48,24 @@ impl Owner {
         self.containers.insert(id.clone(), made?);
         self.announce(&id, "create", &[]);
         Ok(Created { id, warnings: Vec::new() })
+    }
+
+    /// The mounts of the containers that `--volumes-from` names, as `name[:ro|rw]`.
+    fn inherited(&self, wanted: &[String]) -> Result<Vec<MountRecord>, Refusal> {
+        let mut all = Vec::new();
+        for text in wanted {
+            let (name, mode) = text.split_once(':').unwrap_or((text, ""));
+            if !matches!(mode, "" | "rw" | "ro" | "z" | "Z") {
+                return Err(Refusal::Invalid(format!("invalid mode for volumes-from: {mode}")));
+            }
+            let mounts = self.find(name)?.record.mounts.iter().filter(|mount| mount.is_shareable());
+            all.extend(mounts.cloned().map(|mount| MountRecord {
+                readonly: mount.readonly || mode == "ro",
+                kind: mount.kind.lent(),
+                ..mount
+            }));
+        }
+        Ok(all)
     }
 
     fn make(&self, record: Record) -> Result<Container, Refusal> {
@@ -246,6 +267,8 @@ impl Owner {
         if let Err(error) = save(&machinery, &container.record) {
             crate::log::warning!("{error}, continuing");
         }
+        // What another got by `--volumes-from` is not nobody's yet.
+        anonymous.retain(|name| !self.used_elsewhere(name, id));
         let id = id.to_owned();
         self.spawn(move || {
             let removed = machinery.store.remove(&id).map_err(|error| crate::log::chain(&error));
@@ -317,6 +340,13 @@ impl Owner {
             let told = if action == "mount" { &more[..] } else { &more[..1] };
             self.machinery.volumes.announce(name, action, told);
         }
+    }
+
+    /// Whether a container beside `id` uses a volume.
+    fn used_elsewhere(&self, volume: &str, id: &str) -> bool {
+        let named = |kind: &MountKind| matches!(kind, MountKind::Volume { name, .. } if name == volume);
+        let others = self.containers.values().filter(|container| container.record.id != id);
+        others.flat_map(|container| &container.record.mounts).any(|mount| named(&mount.kind))
     }
 
     /// A container that uses a volume.

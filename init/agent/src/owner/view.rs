@@ -99,6 +99,16 @@ fn ports(record: &Record) -> BTreeMap<String, Vec<(String, u16)>> {
     all
 }
 
+/// As asked for, since clients compare what they sent.
+fn propagation(mode: &str, slave: bool) -> &'static str {
+    match mode.split(',').find(|option| option.contains("shared")) {
+        Some("shared") => "shared",
+        Some(_) => "rshared",
+        None if slave => "rslave",
+        None => "rprivate",
+    }
+}
+
 fn mount(mount: &MountRecord) -> Option<MountPoint> {
     let base = MountPoint {
         destination: mount.target.clone(),
@@ -117,7 +127,7 @@ fn mount(mount: &MountRecord) -> Option<MountPoint> {
         MountKind::Bind { source, slave, .. } => Some(MountPoint {
             kind: "bind".to_owned(),
             source: source.clone(),
-            propagation: if *slave { "rslave" } else { "rprivate" }.to_owned(),
+            propagation: propagation(&mount.mode, *slave).to_owned(),
             ..base
         }),
         // Docker lists tmpfs mounts of `Mounts` only, not those of `Tmpfs`, which say more in `HostConfig`.

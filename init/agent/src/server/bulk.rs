@@ -133,6 +133,11 @@ impl Write for Writer {
     }
 }
 
+/// A body of what comes on a channel; `None` is its end, and a channel that closes before breaks the connection off.
+pub(crate) fn pieces(receiver: mpsc::Receiver<Option<Bytes>>) -> Outgoing {
+    Outgoing { receiver, ended: false }
+}
+
 /// See [`writer`].
 pub(crate) struct Outgoing {
     receiver: mpsc::Receiver<Option<Bytes>>,

@@ -5,6 +5,7 @@
 
 use base64::Engine as _;
 use bytes::{Buf, BufMut, Bytes, BytesMut};
+use http_body_util::{BodyExt, Empty};
 use hyper::header::{CONNECTION, HeaderName, HeaderValue, UPGRADE};
 use hyper::{Response, StatusCode};
 use hyper_util::rt::TokioIo;
@@ -50,7 +51,8 @@ pub(crate) fn hijack(
             pump(reader, writer, attachment, kind, settled).await;
         }
     });
-    let mut answer = respond::empty(StatusCode::SWITCHING_PROTOCOLS);
+    let mut answer = Response::new(Empty::new().map_err(|never| match never {}).boxed_unsync());
+    *answer.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
     let headers = answer.headers_mut();
     headers.insert(CONNECTION, HeaderValue::from_static("Upgrade"));
     headers.insert(UPGRADE, HeaderValue::from_static("websocket"));

@@ -3,9 +3,9 @@
 //! The user namespace already forbids making nodes, and only chosen nodes are bound into `/dev`; the filter on the
 //! control group is the second lock, and the only one for a container with the host's user namespace.
 
-use std::os::fd::BorrowedFd;
+use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use berth_runtime::cgroup::devices::{ALL, Access, DEFAULT, Kind, Rule, restrict};
 
@@ -19,6 +19,64 @@ pub(super) fn confine(group: BorrowedFd<'_>, record: &Record) -> Result<(), Star
     }
     let rules = rules(record).map_err(StartError::failed)?;
     restrict(group, &rules).map_err(StartError::io("device filter"))
+}
+
+/// Directories of `/dev` that a container has of its own.
+const OWN_FOLDERS: [&str; 4] = ["pts", "shm", "mqueue", "fd"];
+/// Nodes that every container has already, or has its own of.
+const OWN_NODES: [&str; 8] = ["console", "ptmx", "null", "zero", "full", "random", "urandom", "tty"];
+/// Folders of `/dev` above one another.
+const DEPTH_MAX: usize = 4;
+/// Most nodes given to a privileged container: each is a descriptor sent to the launcher.
+const NODES_MAX: usize = 80;
+
+/// Lets a container's root open a node it was given: the node's owner, the host's root, is nobody there, and no file
+/// system for nodes can shift owners. Which containers may open it is decided by the filter on their control groups;
+/// nobody but containers and the machine itself is there.
+pub(super) fn unlock(node: &OwnedFd, permissions: &str) -> std::io::Result<()> {
+    let wants = |letter: char| permissions.is_empty() || permissions.contains(letter);
+    let bits = if wants('r') { 0o444 } else { 0 } | if wants('w') { 0o222 } else { 0 };
+    let mode = rustix::fs::fstat(node)?.st_mode & 0o7777;
+    if mode & bits != bits {
+        // A descriptor for looking only cannot change a mode, its name in procfs can.
+        let path = format!("/proc/self/fd/{}", node.as_raw_fd());
+        rustix::fs::chmod(path, rustix::fs::Mode::from_raw_mode(mode | bits))?;
+    }
+    Ok(())
+}
+
+/// The machine's devices, for a privileged container. Without those of virtual terminals, which are many and show
+/// nothing on a machine without a screen.
+pub(super) fn of_the_machine() -> Vec<PathBuf> {
+    let mut found = Vec::new();
+    collect(Path::new("/dev"), 0, &mut found);
+    found.sort();
+    found.truncate(NODES_MAX);
+    found
+}
+
+fn collect(folder: &Path, depth: usize, found: &mut Vec<PathBuf>) {
+    let Ok(entries) = std::fs::read_dir(folder) else { return };
+    for entry in entries.flatten() {
+        let (name, path) = (entry.file_name(), entry.path());
+        let name = name.to_string_lossy();
+        let Ok(kind) = entry.file_type() else { continue };
+        let own = depth == 0 && (OWN_FOLDERS.contains(&&*name) || OWN_NODES.contains(&&*name));
+        if own || is_virtual_terminal(&name) {
+            continue;
+        }
+        if kind.is_dir() && depth < DEPTH_MAX {
+            collect(&path, depth + 1, found);
+        } else if kind.is_char_device() || kind.is_block_device() {
+            found.push(path);
+        }
+    }
+}
+
+/// `tty7`, `vcs1`, `vcsa`; not `ttyS0`.
+fn is_virtual_terminal(name: &str) -> bool {
+    let number = |rest: &str| !rest.is_empty() && rest.bytes().all(|byte| byte.is_ascii_digit());
+    name.starts_with("vcs") || name.strip_prefix("tty").is_some_and(number)
 }
 
 fn rules(record: &Record) -> Result<Vec<Rule>, String> {
@@ -83,6 +141,22 @@ fn access(text: &str) -> Option<Access> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn screens_that_are_not_there_are_left_out() {
+        for (name, left_out) in [
+            ("tty1", true),
+            ("tty63", true),
+            ("vcsa1", true),
+            ("tty", false),
+            ("ttyS0", false),
+            ("loop0", false),
+        ] {
+            assert_eq!(is_virtual_terminal(name), left_out, "{name}");
+        }
+        let found = of_the_machine();
+        assert!(!found.contains(&PathBuf::from("/dev/null")) && found.len() <= NODES_MAX);
+    }
 
     #[test]
     fn rules_are_read_as_docker_writes_them() {

@@ -20,7 +20,7 @@ use berth_runtime::cgroup::Group;
 pub(crate) use bounds::{check as check_bounds, limits};
 pub(crate) use error::StartError;
 pub(crate) use etc::change as change_etc;
-pub(crate) use mounts::resolve as resolve_mounts;
+pub(crate) use mounts::{inherit, resolve as resolve_mounts};
 pub(crate) use plan::{ended, environment, program, user_process};
 pub(crate) use streams::{Ends, input_name, pipes, streams_name};
 

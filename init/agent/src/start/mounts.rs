@@ -68,6 +68,20 @@ pub(crate) fn resolve(
     Ok(all)
 }
 
+/// Adds mounts got from other containers. What the container asked for itself at the same place stays, what its image
+/// asked for does not.
+pub(crate) fn inherit(mounts: &mut Vec<MountRecord>, inherited: Vec<MountRecord>) {
+    for mount in inherited {
+        let same = mounts.iter().position(|own| own.target == mount.target);
+        match same.and_then(|at| mounts.get_mut(at)) {
+            Some(own) if matches!(own.kind, MountKind::Volume { anonymous: true, .. }) => *own = mount,
+            Some(_) => {}
+            None => mounts.push(mount),
+        }
+    }
+    mounts.sort_by_key(|mount| mount.target.split('/').count());
+}
+
 fn options_of(host: &HostConfig, target: &str) -> VolumeOptions {
     let mount = host.mounts.iter().flatten().find(|mount| mount.target.trim_end_matches('/') == target);
     mount.and_then(|mount| mount.volume_options.clone()).unwrap_or_default()
@@ -103,12 +117,10 @@ fn bind_record(text: &str) -> Result<MountRecord, Refusal> {
         match option {
             "ro" => readonly = true,
             "nocopy" => copy_up = false,
-            "slave" | "rslave" => slave = true,
+            // What a container mounts is never seen on the host: of a shared mount one way is left.
+            "slave" | "rslave" | "shared" | "rshared" => slave = true,
             // Labels have no meaning without SELinux; consistency none on Linux; private is the default.
             "rw" | "z" | "Z" | "private" | "rprivate" | "cached" | "delegated" | "consistent" => {}
-            "shared" | "rshared" => {
-                return Err(Refusal::Unsupported("shared mount propagation is not offered".to_owned()));
-            }
             _ => return Err(Refusal::Invalid(format!("invalid mode: {mode}"))),
         }
     }
@@ -162,7 +174,7 @@ fn mount_record(mount: &Mount) -> Result<MountRecord, Refusal> {
             if !options.create_mountpoint && !binds::place(&source).exists() {
                 return Err(refuse(&format!("bind source path does not exist: {source}")));
             }
-            let slave = matches!(options.propagation.as_str(), "slave" | "rslave");
+            let slave = matches!(options.propagation.as_str(), "slave" | "rslave" | "shared" | "rshared");
             let kind = MountKind::Bind { source, create: options.create_mountpoint, slave };
             Ok(MountRecord { target, kind, readonly: mount.read_only, mode: String::new() })
         }
@@ -215,7 +227,7 @@ mod tests {
         assert_eq!(kind("/anonymous"), Some(("/anonymous".to_owned(), false, volume("", true))));
         let bind = MountKind::Bind { source: "/srv".to_owned(), create: true, slave: true };
         assert_eq!(kind("/srv:/x:rslave"), Some(("/x".to_owned(), false, bind)));
-        for bad in ["a:b", "a:/", "a:/x:what", "a:/b:c:d", "a:/../x", "/../etc:/x", "a:/x:rshared"] {
+        for bad in ["a:b", "a:/", "a:/x:what", "a:/b:c:d", "a:/../x", "/../etc:/x"] {
             assert_eq!(kind(bad), None, "{bad}");
         }
     }
@@ -234,5 +246,31 @@ mod tests {
         assert_eq!(targets, ["/a", "/a/b"]);
         let twice = resolve(&config, &host(&["aa:/a", "bb:/a/"]), &volumes);
         assert!(matches!(twice, Err(Refusal::Invalid(text)) if text.contains("Duplicate mount point: /a")));
+    }
+
+    #[test]
+    fn what_is_got_from_others_yields_to_what_was_asked_for() {
+        let mount = |target: &str, name: &str, anonymous| MountRecord {
+            target: target.to_owned(),
+            kind: MountKind::Volume {
+                name: name.to_owned(),
+                anonymous,
+                copy_up: true,
+                subpath: String::new(),
+            },
+            readonly: false,
+            mode: String::new(),
+        };
+        let mut own = vec![mount("/asked", "own", false), mount("/image", "image", true)];
+        let others = ["/asked", "/image", "/other"].map(|target| mount(target, "lent", false));
+        inherit(&mut own, others.to_vec());
+        let names: Vec<(&str, bool)> = own
+            .iter()
+            .map(|mount| match &mount.kind {
+                MountKind::Volume { name, .. } => (name.as_str(), name == "lent"),
+                _ => ("", false),
+            })
+            .collect();
+        assert_eq!(names, [("own", false), ("lent", true), ("lent", true)]);
     }
 }

@@ -14,6 +14,7 @@ use rustix::fs::{Mode, OFlags, open};
 
 use super::Joined;
 use super::bounds::rlimits;
+use super::devices;
 use super::error::StartError;
 use super::streams::Streams;
 use crate::binds::{self, HostPath};
@@ -100,7 +101,7 @@ pub(super) fn build(
     }
     let writable = Some(fds.dir(&places.dir.join("rw"))?);
     let mounts = mounts(record, places, &mut fds)?;
-    let devices = devices(record, &mut fds)?;
+    let devices = device_nodes(record, &mut fds)?;
     let stdio = match streams.inside() {
         None => {
             let [rows, columns] = host.console_size.map(|size| u16::try_from(size).unwrap_or(0));
@@ -275,17 +276,31 @@ fn bind(target: String, fd: Fd, readonly: bool, copy_up: bool, slave: bool) -> M
     Mount { target, source, readonly, nosuid: false, nodev: false, noexec: false, special }
 }
 
-fn devices(record: &Record, fds: &mut Fds) -> Result<Vec<Device>, StartError> {
+fn device_nodes(record: &Record, fds: &mut Fds) -> Result<Vec<Device>, StartError> {
     let mut all = Vec::new();
     for device in record.host_config.devices.iter().flatten() {
         let path = Path::new(&device.path_on_host);
         let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let fd = open(path, flags, Mode::empty()).map_err(|error| at(path, &error.into()))?;
+        if !host_users(record) {
+            devices::unlock(&fd, &device.cgroup_permissions).map_err(|error| at(path, &error))?;
+        }
         let target = match device.path_in_container.as_str() {
             "" => device.path_on_host.clone(),
             target => target.to_owned(),
         };
         all.push(Device { fd: fds.add(fd), target });
+    }
+    if record.host_config.privileged {
+        for path in devices::of_the_machine() {
+            let target = path.to_string_lossy().into_owned();
+            // One that was unplugged meanwhile is no reason not to start.
+            let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+            let wanted = all.iter().any(|device: &Device| device.target == target);
+            if let Some(fd) = open(&path, flags, Mode::empty()).ok().filter(|_| !wanted) {
+                all.push(Device { fd: fds.add(fd), target });
+            }
+        }
     }
     Ok(all)
 }

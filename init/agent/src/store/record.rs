@@ -185,6 +185,28 @@ pub(crate) struct MountRecord {
     pub(crate) mode: String,
 }
 
+impl MountRecord {
+    /// Whether another container may have it too: memory is of one container.
+    pub(crate) fn is_shareable(&self) -> bool {
+        match self.kind {
+            MountKind::Volume { .. } | MountKind::Bind { .. } => true,
+            MountKind::Tmpfs { .. } => false,
+        }
+    }
+}
+
+impl MountKind {
+    /// The same for a container that got it from another: it does not go with the borrower.
+    pub(crate) fn lent(&self) -> Self {
+        match self.clone() {
+            Self::Volume { name, copy_up, subpath, .. } => {
+                Self::Volume { name, anonymous: false, copy_up, subpath }
+            }
+            other => other,
+        }
+    }
+}
+
 impl Record {
     /// Where in its life it is.
     pub(crate) fn phase(&self) -> Phase {

@@ -7,8 +7,8 @@ use berth_api::docker::containers::{MountPoint, PathStat};
 use berth_api::docker::volumes::Volume;
 use bytes::Bytes;
 use http_body_util::BodyExt as _;
-use hyper::StatusCode;
-use hyper::header::{HeaderName, HeaderValue};
+use hyper::header::{CONTENT_TYPE, HeaderName, HeaderValue};
+use hyper::{Response, StatusCode};
 use tokio::io::AsyncWriteExt as _;
 use tokio::process::ChildStdin;
 
@@ -19,9 +19,9 @@ use crate::files::courier::Courier;
 use crate::files::job::{Answer as Told, Bind, Job, Place, Task};
 use crate::server::errors::ApiError;
 use crate::server::request::{Body, Request};
-use crate::server::respond::{self, Pieces};
 use crate::server::routes::Answer;
 use crate::server::time;
+use crate::server::{bulk, respond};
 use crate::volumes::Content;
 
 /// What a path is, base64 of JSON.
@@ -40,11 +40,8 @@ pub(crate) async fn read(request: Request, name: &str) -> Answer {
     if !request.head {
         announce(&request, name, "archive-path").await;
     }
-    let mut answer = if request.head {
-        respond::empty(StatusCode::OK)
-    } else {
-        respond::streamed("application/x-tar", Pieces::new(courier.archive(), |piece: Bytes| piece))
-    };
+    let mut answer =
+        if request.head { respond::empty(StatusCode::OK) } else { archive("application/x-tar", courier) };
     answer.headers_mut().insert(PATH_STAT, stat_header(&stat)?);
     Ok(answer)
 }
@@ -54,7 +51,14 @@ pub(crate) async fn export(request: Request, name: &str) -> Answer {
     let (courier, told) = send(&request, name, || Task::Export).await?;
     let Told::Done = told else { return Err(refused(told, name, "/")) };
     announce(&request, name, "export").await;
-    Ok(respond::streamed("application/octet-stream", Pieces::new(courier.archive(), |piece: Bytes| piece)))
+    Ok(archive("application/octet-stream", courier))
+}
+
+/// An archive as it comes; one that breaks off breaks the connection off.
+fn archive(content_type: &'static str, courier: Courier) -> Response<respond::Body> {
+    let mut answer = Response::new(bulk::pieces(courier.archive()).boxed_unsync());
+    answer.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
+    answer
 }
 
 /// `PUT /containers/{id}/archive`.

@@ -300,7 +300,7 @@ fn modes(host: &HostConfig) -> Checked {
     }
     if !host.privileged && host.userns_mode != "host" {
         // A namespace of the host's belongs to the host's users.
-        for (what, mode) in [("PID", pid), ("IPC", ipc)] {
+        for (what, mode) in [("PID", pid), ("IPC", ipc), ("cgroup", host.cgroupns_mode.as_str())] {
             if mode == "host" {
                 return refuse(format!(
                     "cannot share the host {what} namespace when user namespaces are enabled"
