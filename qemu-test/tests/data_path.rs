@@ -97,7 +97,10 @@ fn lab(name: &str) -> Result<Lab> {
         docker.ok(&["pull", "-q", &site.image])?;
     }
     let image = site.image.as_str();
-    far_docker.ok(&["run", "-d", "--name", "far", "--network", "host", image, "/probe", "serve", "80"])?;
+    // A port below 1024 of the machine is for its own root alone.
+    let far =
+        ["run", "-d", "--name", "far", "--privileged", "--network", "host", image, "/probe", "serve", "80"];
+    far_docker.ok(&far)?;
     // The neighbour aims at containers directly.
     for route in [
         "ip route add 10.20.0.0/16 via 198.51.100.1",
@@ -155,7 +158,14 @@ impl Lab {
         for (asker, _) in ASKERS {
             let targets: Vec<String> = all.iter().flat_map(|target| ways(target)).collect();
             let said = self.ask(asker, &targets)?;
-            let verdicts = all.iter().map(|target| verdict(&ways(target), &said));
+            let mut ways: Vec<Vec<String>> = all.iter().map(|target| ways(target)).collect();
+            if asker == "old" {
+                // The default network has no IPv6.
+                for ways in &mut ways {
+                    ways.retain(|way| !way.contains('['));
+                }
+            }
+            let verdicts = ways.iter().map(|ways| verdict(ways, &said));
             columns.push(verdicts.collect());
         }
         for (at, target) in all.iter().enumerate() {
@@ -207,8 +217,11 @@ fn every_pair_is_as_documented_before_and_after_a_crash_of_the_agent() -> Result
         });
         cases.case(&format!("source addresses, {when} the crash"), || sources(&lab));
         if when == "before" {
+            // The connection has been idle for long.
+            lab.here.connect_api(&lab.site.pki, within)?;
             let mark = lab.here.console().mark();
-            lab.here.post("/host/v1/agent/crash", &Value::Null)?;
+            // The answer and the end of the agent may pass each other.
+            let _ = lab.here.post("/host/v1/agent/crash", &Value::Null);
             lab.here.console().wait_for(mark, "agent: container networks ready", within)?;
             lab.here.connect_api(&lab.site.pki, within)?;
         }
@@ -217,8 +230,8 @@ fn every_pair_is_as_documented_before_and_after_a_crash_of_the_agent() -> Result
     cases.finish(&mut lab.here)
 }
 
-/// A published port shows its container the client's own address; a peer is seen as the gateway, or its answer would
-/// pass the machine by.
+/// A published port shows its container the client's own address; containers are seen as the gateway: the answer to a
+/// peer would pass the machine by, and the one to another network would be dropped as a direct packet.
 fn sources(lab: &Lab) -> Result<()> {
     let saw = |asker: &str, target: &str| -> Result<String> {
         let said = lab.ask(asker, &[target.to_owned()])?;
@@ -228,8 +241,8 @@ fn sources(lab: &Lab) -> Result<()> {
     for (asker, target, expected) in [
         ("far", "tcp/198.51.100.1:8080", "198.51.100.2"),
         ("far", "udp/[2001:db8:c::1]:8080", "2001:db8:c::2"),
-        ("other", "tcp/198.51.100.1:8080", "10.20.2.10"),
-        ("other", "tcp/[2001:db8:c::1]:8080", "fd20:2::10"),
+        ("other", "tcp/198.51.100.1:8080", "10.20.1.1"),
+        ("other", "tcp/[2001:db8:c::1]:8080", "fd20:1::1"),
         ("peer", "udp/198.51.100.1:8080", "10.20.1.1"),
         ("peer", "tcp/10.20.1.10:80", "10.20.1.11"),
     ] {

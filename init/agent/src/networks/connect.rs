@@ -93,7 +93,7 @@ impl Networks {
         // The network it was made for has the first interface; the others follow by name.
         wanted.sort_by_key(|wanted| (Some(&wanted.network) != first.as_ref(), &wanted.network));
         for wanted in &wanted {
-            self.lock().reserve(member, wanted)?;
+            self.reserve(member, wanted)?;
         }
         self.publish(member)?;
         for wanted in &wanted {
@@ -115,7 +115,7 @@ impl Networks {
         netns: BorrowedFd<'_>,
     ) -> Result<Endpoints, ConnectError> {
         let wanted = member.of_network(network).ok_or_else(|| ConnectError::NoNetwork(network.to_owned()))?;
-        self.lock().reserve(member, wanted)?;
+        self.reserve(member, wanted)?;
         let made = self
             .publish(member)
             .and_then(|()| self.attach(&member.id, network, netns).map_err(ConnectError::Interface))
