@@ -3,11 +3,13 @@
 //! Rooms in reading order: [`paths`] says where things are, [`progress`] and [`process`] show and run the long
 //! steps, [`inputs`] and [`debian`] bring in what the machine lacks, [`kernel`], [`modules`], [`rootfs`],
 //! [`state`], [`erofs`] and [`cpio`] each make one part of the image, [`bench`] makes what it is measured against,
-//! [`commands`] holds one file per verb.
+//! [`lab`] is a machine for single programs, [`conformance`] runs another project's suite in it, [`commands`] holds one
+//! file per verb.
 
 mod bench;
 mod checks;
 mod commands;
+mod conformance;
 mod cpio;
 mod debian;
 mod demo;
@@ -15,6 +17,7 @@ mod erofs;
 mod inputs;
 mod interrupt;
 mod kernel;
+mod lab;
 mod modules;
 mod paths;
 mod process;
@@ -42,6 +45,8 @@ enum Command {
     Kernel(commands::kernel::Arguments),
     /// Check format and lints, run the unit tests, then the tests that boot machines
     Test(commands::test::Arguments),
+    /// Run the OCI runtime specification's own suite against berth-runtime, crun and runc
+    Conformance(commands::conformance::Arguments),
     /// Measure
     Bench(commands::bench::Arguments),
     /// Build everything, boot a machine and show its page
@@ -54,6 +59,7 @@ fn main() -> ExitCode {
         Command::Image(arguments) => commands::image::run(&arguments),
         Command::Kernel(arguments) => commands::kernel::run(&arguments),
         Command::Test(arguments) => commands::test::run(&arguments),
+        Command::Conformance(arguments) => commands::conformance::run(&arguments),
         Command::Bench(arguments) => commands::bench::run(&arguments),
         Command::Up(arguments) => commands::up::run(&arguments),
     };

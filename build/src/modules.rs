@@ -151,6 +151,17 @@ impl Index {
         index
     }
 
+    /// The files of a module, in the order in which they can be loaded.
+    pub(crate) fn in_order(&self, name: &str) -> Result<Vec<String>> {
+        let Some((path, needs)) = self.modules.get(&module_name(name)) else {
+            if self.built_in.contains(&module_name(name)) {
+                return Ok(Vec::new());
+            }
+            bail!("this kernel has no module {name}");
+        };
+        Ok(needs.iter().rev().chain([path]).cloned().collect())
+    }
+
     /// The files of the named modules and of everything they need. A module built into the kernel needs none.
     pub(crate) fn closure(&self, names: &[&str]) -> Result<BTreeSet<String>> {
         let mut files = BTreeSet::new();

@@ -125,6 +125,24 @@ impl Console {
         }
     }
 
+    /// The line of a number, as soon as there is one.
+    pub fn next_line(&self, number: usize, deadline: Instant) -> Result<Line> {
+        let mut lines = self.lock();
+        loop {
+            if let Some(line) = lines.all.get(number) {
+                return Ok(line.clone());
+            }
+            if lines.closed {
+                bail!("the console ended at line {number}:\n{}", tail(&lines.all));
+            }
+            let left = deadline.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                bail!("no line {number} on the console in time:\n{}", tail(&lines.all));
+            }
+            lines = self.shared.changed.wait_timeout(lines, left).unwrap_or_else(PoisonError::into_inner).0;
+        }
+    }
+
     /// The first line so far that contains `needle`.
     pub fn find(&self, needle: &str) -> Option<Line> {
         self.lock().all.iter().find(|line| line.text.contains(needle)).cloned()

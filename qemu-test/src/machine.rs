@@ -258,7 +258,7 @@ impl Machine {
         command.arg("-kernel").arg(&image.kernel).arg("-initrd").arg(&image.initramfs);
         command.arg("-append").arg([&[COMMAND_LINE.to_owned()], &self.command_line[..]].concat().join(" "));
         if self.counted {
-            command.args(["-icount", "shift=0,sleep=off"]);
+            command.args(["-icount", "shift=0"]);
         }
         if self.network {
             let rule = |(guest, host)| format!("hostfwd=tcp:127.0.0.1:{host}-:{guest}");

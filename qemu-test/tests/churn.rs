@@ -2,9 +2,8 @@
 //! container that ended is left.
 
 use anyhow::{Context, Result, ensure};
+use qemu_test::Machine;
 use qemu_test::scenario::{Cases, Site};
-use qemu_test::{Guest, Machine};
-use serde_json::Value;
 use std::time::{Duration, Instant};
 
 const PROBE: &str = env!("CARGO_BIN_EXE_probe");
@@ -12,22 +11,11 @@ const PROBE: &str = env!("CARGO_BIN_EXE_probe");
 /// Containers that come and go, in waves of ten, and kills of the agent meanwhile.
 const WAVES: usize = 5;
 const WAVE: usize = 10;
-const KILLS_A_WAVE: usize = 4;
+const KILLS_A_WAVE: usize = 2;
 
 /// Cycles of the leak test and containers in each; more by BERTH_CYCLES.
 const CYCLES: usize = 5;
 const CONTAINERS: usize = 20;
-
-fn kill_agent(guest: &mut Guest, site: &Site) -> Result<()> {
-    let within = guest.within(30);
-    // The connection may have been idle for long.
-    guest.connect_api(&site.pki, within)?;
-    let mark = guest.console().mark();
-    // The answer and the end of the agent may pass each other.
-    let _ = guest.post("/host/v1/agent/crash", &Value::Null);
-    guest.console().wait_for(mark, "agent: container networks ready", within)?;
-    guest.connect_api(&site.pki, within)
-}
 
 #[test]
 #[ignore = "boots a machine: cargo berth test"]
@@ -60,7 +48,7 @@ fn names_stay_right_while_containers_come_and_go_and_the_agent_is_killed() -> Re
         }
         let known = |name: &str| docker.run(&["exec", "live", "/probe", "resolve", name]);
         for kill in 0..KILLS_A_WAVE {
-            kill_agent(&mut guest, &site)?;
+            site.crash_agent(&mut guest)?;
             let name = names.get(kill).context("a name")?;
             cases.case(&format!("{name} is known after a kill"), || {
                 let done = known(name)?;

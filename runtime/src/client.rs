@@ -147,6 +147,7 @@ mod tests {
             oom_score_adj: -1,
             umask: 0o22,
             stdio: Stdio::Terminal { rows: 1, columns: 2 },
+            special: crate::plan::ProcessSpecial::default(),
         };
         ExecPlan { name: "e/1".to_owned(), target: Fd(0), cgroup: Fd(1), user_namespace: true, process }
     }

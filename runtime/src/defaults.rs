@@ -1,6 +1,6 @@
 //! What every container gets unless asked otherwise: mounts, hidden paths, read-only paths.
 
-use crate::plan::{Mount, MountSource};
+use crate::plan::{Mount, MountSource, MountSpecial};
 
 /// Docker's default size of `/dev/shm` in bytes.
 pub const SHM_BYTES: u64 = 64 * 1024 * 1024;
@@ -54,5 +54,6 @@ fn fs(target: &str, kind: &str, options: &[&str], noexec: bool, readonly: bool) 
         nosuid: true,
         nodev: true,
         noexec,
+        special: MountSpecial::default(),
     }
 }

@@ -38,7 +38,16 @@ pub struct Plan {
     pub process: Process,
     /// Run the built-in init as pid 1 of the container and the process as its child.
     pub init: bool,
+    /// What only OCI bundles ask for.
+    pub special: Special,
 }
+
+mod special;
+
+pub use special::{
+    CapabilitySets, MountSpecial, Node, NodeKind, ProcessSpecial, Propagation, Scheduler, SeccompListener,
+    Special, TimeNamespace, TimeOffset,
+};
 
 /// Which namespaces are new, joined or the host's.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -110,6 +119,8 @@ pub struct Mount {
     pub nodev: bool,
     /// `noexec`.
     pub noexec: bool,
+    /// What only OCI bundles ask for.
+    pub special: MountSpecial,
 }
 
 /// What a mount shows.
@@ -174,6 +185,8 @@ pub struct Process {
     pub umask: u32,
     /// Where standard input, output and error come from.
     pub stdio: Stdio,
+    /// What only OCI bundles ask for.
+    pub special: ProcessSpecial,
 }
 
 /// Standard streams of the process.

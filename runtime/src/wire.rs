@@ -52,6 +52,11 @@ pub fn send<M: Serialize>(socket: BorrowedFd<'_>, message: &M, fds: &[BorrowedFd
     }
 }
 
+/// Sends bytes that are no message of ours with one descriptor, as other programs expect them.
+pub(crate) fn send_state(socket: BorrowedFd<'_>, bytes: &[u8], fd: BorrowedFd<'_>) -> io::Result<()> {
+    send_packet(socket, &[IoSlice::new(bytes)], &[fd])
+}
+
 fn send_packet(socket: BorrowedFd<'_>, parts: &[IoSlice<'_>], fds: &[BorrowedFd<'_>]) -> io::Result<()> {
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(FDS_MAX))];
     loop {

@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 use std::io;
 use std::net::SocketAddr;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -38,6 +38,8 @@ const STATE: &str = "/var/lib/berth";
 const RUN: &str = "/run/berth";
 /// The API's socket inside the machine.
 const SOCKET: &str = "/run/docker.sock";
+/// Under which name init keeps the socket that containers mount.
+const SHARED_SOCKET: &str = "api";
 /// The machine's resolv.conf.
 const RESOLV: &str = "/run/berth/resolv.conf";
 /// Parent of all containers' cgroups; made by init.
@@ -100,6 +102,7 @@ pub(crate) async fn run() -> Result<(), BootError> {
     let mut owner = Owner::new(machinery.clone(), copier, boot, starts <= 1, events.clone());
     let happenings = owner.happenings();
     let shutdown = kept.shutdown;
+    let shared = kept.stored.remove(SHARED_SOCKET);
     let recovered = owner.recover(kept);
     // Starts wait for the networks; the API does not.
     tokio::spawn({
@@ -130,6 +133,7 @@ pub(crate) async fn run() -> Result<(), BootError> {
     tokio::spawn(init.clone().heartbeat(is_ready));
     let api = Api::new(handle.clone(), images.store().clone(), images.puller().clone(), Arc::new(machine));
     serve(&loaded.machine, &api).await;
+    serve_containers(&init, shared, &api);
     ready.send_replace(true);
     board.phase("api ready");
 
@@ -254,6 +258,30 @@ fn machinery(
         cgroups: Arc::new(cgroups),
     };
     Ok((machinery, images))
+}
+
+/// Opens the socket that containers mount. init keeps it, since a container knows the file it has mounted only: a new
+/// file in its place would be another.
+fn serve_containers(init: &Init, kept: Option<Vec<OwnedFd>>, api: &Arc<Api>) {
+    let path = Path::new(crate::binds::API_SOCKET);
+    let opened = match kept.into_iter().flatten().next() {
+        Some(fd) => {
+            let listener = std::os::unix::net::UnixListener::from(fd);
+            listener.set_nonblocking(true).and_then(|()| tokio::net::UnixListener::from_std(listener))
+        }
+        None => path
+            .parent()
+            .map_or(Ok(()), std::fs::create_dir_all)
+            .and_then(|()| listen::bind_unix(path))
+            .and_then(|listener| {
+                init.store(SHARED_SOCKET, vec![listener.as_fd().try_clone_to_owned()?])?;
+                Ok(listener)
+            }),
+    };
+    match opened {
+        Ok(listener) => drop(tokio::spawn(listen::serve_unix(listener, api.clone()))),
+        Err(error) => crate::log::error!("{}: {error}", path.display()),
+    }
 }
 
 /// Opens the API's sockets. One that fails does not stop the other.

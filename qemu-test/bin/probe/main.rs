@@ -5,6 +5,7 @@
 mod network;
 mod reach;
 mod see;
+mod surface;
 mod work;
 
 use std::process::ExitCode;
@@ -17,7 +18,7 @@ const USAGE: &str = "probe VERB …
   cat PATH  ls PATH      write PATH TEXT…      append PATH TEXT…    sockets  limits
   http PORT              connect HOST PORT     fetch HOST PORT PATH listen PORT
   serve PORT…            reach PROTO/HOST:PORT…                      scan HOST FIRST LAST
-  resolve HOST           keep-asking HOST                           defenceless FAMILY
+  resolve HOST           keep-asking HOST                           defenceless FAMILY  surface
   alloc MIB              spin SECONDS          fork N               fill PATH MIB";
 
 fn main() -> ExitCode {
@@ -60,6 +61,7 @@ fn run(words: &[&str]) -> Result<u8, String> {
         ["devices"] => see::devices(),
         ["cat", path] => see::files(&[path]),
         ["ls", path] => see::list(path),
+        ["surface"] => surface::report(),
         ["sockets"] => see::sockets(),
         ["http", port] => network::serve_pages(port_number(port)?),
         ["listen", port] => network::listen_once(port_number(port)?),

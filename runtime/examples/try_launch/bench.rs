@@ -7,7 +7,8 @@ use std::path::{Path, PathBuf};
 use berth_runtime::cgroup::Group;
 use berth_runtime::client::{LaunchError, Launcher, Slot, Started};
 use berth_runtime::plan::{
-    Fd, Mount, MountSource, Namespace, Namespaces, Plan, Process, Rlimit, Root, Seccomp, Stdio, UserNamespace,
+    Fd, Mount, MountSource, MountSpecial, Namespace, Namespaces, Plan, Process, ProcessSpecial, Rlimit, Root,
+    Seccomp, Special, Stdio, UserNamespace,
 };
 use berth_runtime::{capability, defaults};
 use rustix::fs::{Mode, OFlags};
@@ -52,6 +53,7 @@ impl Case {
             nosuid: true,
             nodev: true,
             noexec: false,
+            special: MountSpecial::default(),
         });
     }
 }
@@ -96,6 +98,7 @@ impl Bench {
             oom_score_adj: 77,
             umask: 0o22,
             stdio: Stdio::Fds([Fd(6), Fd(7), Fd(8)]),
+            special: ProcessSpecial::default(),
         };
         let plan = Plan {
             name: format!("c/try/{}", self.runs),
@@ -118,6 +121,7 @@ impl Bench {
             sysctls: vec![("net.ipv4.ip_unprivileged_port_start".to_owned(), "0".to_owned())],
             process,
             init: false,
+            special: Special::default(),
         };
         Case { plan, fds, output, group }
     }

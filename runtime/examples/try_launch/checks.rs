@@ -8,7 +8,7 @@ use std::time::Instant;
 use berth_runtime::cgroup::devices;
 use berth_runtime::client::Slot;
 use berth_runtime::plan::{
-    ExecPlan, Fd, Mount, MountSource, Namespace, Process, Seccomp, Stdio, UserNamespace,
+    ExecPlan, Fd, Mount, MountSource, MountSpecial, Namespace, Process, Seccomp, Stdio, UserNamespace,
 };
 use berth_runtime::{capability, defaults};
 use rustix::fs::{Mode, OFlags};
@@ -267,6 +267,7 @@ pub(crate) fn device_rules(bench: &mut Bench) {
             nosuid: true,
             nodev: false,
             noexec: false,
+            special: MountSpecial::default(),
         });
         devices::restrict(case.group.dir(), rules).unwrap();
         let got = bench.run(case);

@@ -22,6 +22,15 @@ struct Arguments {
     /// Where records of containers are kept.
     #[arg(long, default_value = ROOT)]
     root: PathBuf,
+    /// File that gets the error, if there is one, instead of standard error.
+    #[arg(long)]
+    log: Option<PathBuf>,
+    /// How the error is written there.
+    #[arg(long, default_value = "text")]
+    log_format: LogFormat,
+    /// Taken for other runtimes' sake: there is nothing more to say.
+    #[arg(long)]
+    debug: bool,
     #[command(subcommand)]
     command: Command,
 }
@@ -54,8 +63,33 @@ enum Command {
         force: bool,
         id: String,
     },
+    /// Stop every process of a container.
+    Pause { id: String },
+    /// Let a paused container go on.
+    Resume { id: String },
+    /// Set limits anew.
+    Update {
+        /// A file with `linux.resources` as JSON; `-` for standard input.
+        #[arg(short, long)]
+        resources: PathBuf,
+        id: String,
+    },
+    /// Show the processes of a container, by their numbers on the host.
+    Ps {
+        /// `table` or `json`.
+        #[arg(short, long, default_value = "table")]
+        format: Format,
+        id: String,
+    },
     /// List containers.
-    List,
+    List {
+        /// Only their names.
+        #[arg(short, long)]
+        quiet: bool,
+        /// `table` or `json`.
+        #[arg(short, long, default_value = "table")]
+        format: Format,
+    },
     /// Show what this runtime can do as JSON.
     Features,
     /// Write a `config.json` to begin with.
@@ -63,6 +97,20 @@ enum Command {
         #[arg(short, long, default_value = ".")]
         bundle: PathBuf,
     },
+}
+
+/// How a list is shown.
+#[derive(Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+enum Format {
+    Table,
+    Json,
+}
+
+/// How errors are written to the log.
+#[derive(Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+enum LogFormat {
+    Text,
+    Json,
 }
 
 #[derive(clap::Args)]
@@ -102,7 +150,9 @@ struct ExecArguments {
 }
 
 fn main() -> ExitCode {
-    match run(Arguments::parse()) {
+    let arguments = Arguments::parse();
+    let (log, format) = (arguments.log.clone(), arguments.log_format);
+    match run(arguments) {
         Ok(code) => ExitCode::from(code),
         Err(error) => {
             let mut texts = vec!["berth-runtime".to_owned(), error.to_string()];
@@ -111,9 +161,22 @@ fn main() -> ExitCode {
                 texts.push(cause.to_string());
                 source = cause.source();
             }
-            eprintln!("{}", texts.join(": "));
+            complain(&texts.join(": "), log.as_deref(), format);
             ExitCode::FAILURE
         }
+    }
+}
+
+/// Where the caller reads errors; on standard error too when the log cannot be written.
+fn complain(text: &str, log: Option<&std::path::Path>, format: LogFormat) {
+    let line = match format {
+        LogFormat::Text => text.to_owned(),
+        LogFormat::Json => serde_json::json!({ "level": "error", "msg": text }).to_string(),
+    };
+    let opened = log.map(|path| std::fs::File::options().create(true).append(true).open(path));
+    let written = opened.map(|file| file.and_then(|mut file| writeln!(file, "{line}")));
+    if !matches!(written, Some(Ok(()))) {
+        eprintln!("{text}");
     }
 }
 
@@ -133,7 +196,23 @@ fn run(arguments: Arguments) -> Result<u8, OciError> {
             end::kill(&root, &id, number, all).map(|()| 0)
         }
         Command::Delete { force, id } => end::delete(&root, &id, force).map(|()| 0),
-        Command::List => list(&root),
+        Command::Pause { id } => end::pause(&root, &id, true).map(|()| 0),
+        Command::Resume { id } => end::pause(&root, &id, false).map(|()| 0),
+        Command::Update { resources, id } => {
+            let wanted = read_json(&resources)?;
+            end::update(&root, &id, &wanted).map(|()| 0)
+        }
+        Command::Ps { format, id } => {
+            let pids = end::processes(&root, &id)?;
+            if format == Format::Json {
+                return print(&pids);
+            }
+            for pid in pids {
+                let _ = writeln!(std::io::stdout(), "{pid}");
+            }
+            Ok(0)
+        }
+        Command::List { quiet, format } => list(&root, quiet, format),
         Command::Features => print(&features::features()),
         Command::Spec { bundle } => write_spec(&bundle),
     }
@@ -170,12 +249,7 @@ fn run_container(wanted: &Create) -> Result<u8, OciError> {
 
 fn run_exec(root: &std::path::Path, wanted: ExecArguments) -> Result<u8, OciError> {
     let spec = if let Some(path) = &wanted.process {
-        let text = std::fs::read(path).map_err(|source| OciError::File {
-            what: "read",
-            path: path.clone(),
-            source,
-        })?;
-        serde_json::from_slice(&text).map_err(|source| OciError::Json { path: path.clone(), source })?
+        read_json(path)?
     } else {
         let own = Container::open(root, &wanted.id)?.spec.process.clone().unwrap_or_default();
         let env = own.env.iter().chain(&wanted.env).cloned().collect();
@@ -206,13 +280,38 @@ fn wait(pidfd: BorrowedFd<'_>) -> Result<u8, OciError> {
     Ok(u8::try_from(code).unwrap_or(255))
 }
 
-fn list(root: &std::path::Path) -> Result<u8, OciError> {
+/// A JSON document of a file, or of standard input for `-`.
+fn read_json<T: serde::de::DeserializeOwned>(path: &std::path::Path) -> Result<T, OciError> {
+    let read = if path.as_os_str() == "-" {
+        let mut text = Vec::new();
+        std::io::Read::read_to_end(&mut std::io::stdin(), &mut text).map(|_| text)
+    } else {
+        std::fs::read(path)
+    };
+    let text = read.map_err(|source| OciError::File { what: "read", path: path.to_owned(), source })?;
+    serde_json::from_slice(&text).map_err(|source| OciError::Json { path: path.to_owned(), source })
+}
+
+fn list(root: &std::path::Path, quiet: bool, format: Format) -> Result<u8, OciError> {
     let mut out = std::io::stdout().lock();
+    let mut all = Vec::new();
     for id in Container::list(root)? {
         let Ok(container) = Container::open(root, &id) else { continue };
         let shown = container.shown(container.status());
+        if format == Format::Json {
+            all.push(shown);
+            continue;
+        }
+        if quiet {
+            let _ = writeln!(out, "{id}");
+            continue;
+        }
         let pid = if shown.status == Status::Stopped { 0 } else { shown.pid };
         let _ = writeln!(out, "{id}\t{pid}\t{}\t{}", shown.status, shown.bundle.display());
+    }
+    if format == Format::Json {
+        drop(out);
+        return print(&all);
     }
     Ok(0)
 }

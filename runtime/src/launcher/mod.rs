@@ -13,7 +13,7 @@ use std::io;
 use std::os::fd::BorrowedFd;
 
 pub use serve::{ServeError, serve};
-pub(crate) use slot::make as make_slot;
+pub(crate) use slot::make_user;
 
 /// What the launcher needs from the program around it.
 pub trait Host {

@@ -22,8 +22,22 @@ pub(crate) fn make(single: SingleThreaded, base: u32, count: u32) -> Result<[Own
     if base == 0 || count == 0 || base.checked_add(count).is_none() {
         return Err(failure("slot", &format!("ids {base}+{count}"), Errno::INVAL));
     }
+    let map = format!("0 {base} {count}\n");
+    let (user, net) = make_namespaces(single, libc::CLONE_NEWNET, [&map, &map])?;
+    Ok([user, net.ok_or_else(|| failure("slot", "network", Errno::BADF))?])
+}
+
+/// Makes a user namespace with these lines of `uid_map` and `gid_map`, and none below it.
+pub(crate) fn make_user(single: SingleThreaded, maps: [&str; 2]) -> Result<OwnedFd, Failure> {
+    make_namespaces(single, 0, maps).map(|(user, _)| user)
+}
+
+/// What a holder leaves behind: a user namespace, and a network namespace when one was asked for.
+type Namespaces = (OwnedFd, Option<OwnedFd>);
+
+fn make_namespaces(single: SingleThreaded, beside: i32, maps: [&str; 2]) -> Result<Namespaces, Failure> {
     let (ours, theirs) = connection().step("slot", "connection")?;
-    let namespaces = u64::from((libc::CLONE_NEWUSER | libc::CLONE_NEWNET).unsigned_abs());
+    let namespaces = u64::from((libc::CLONE_NEWUSER | beside).unsigned_abs());
     let options = Options { namespaces, ..Options::default() };
     let mut end = Some(ours);
     let child = spawn(single, options, || {
@@ -34,7 +48,7 @@ pub(crate) fn make(single: SingleThreaded, base: u32, count: u32) -> Result<[Own
     .step("slot", "clone")?;
     drop(theirs);
     let ours = end.ok_or_else(|| failure("slot", "connection", Errno::BADF))?;
-    let result = furnish(&child, base, count).and_then(|slot| {
+    let result = furnish(&child, beside, maps).and_then(|slot| {
         wire::send(ours.as_fd(), &Go, &[]).step("slot", "child")?;
         wait_readable(ours.as_fd(), Instant::now() + DEADLINE).step("slot", "child")?;
         Ok(slot)
@@ -61,16 +75,16 @@ fn holder(theirs: &OwnedFd) -> i32 {
     }
 }
 
-fn furnish(child: &Child, base: u32, count: u32) -> Result<[OwnedFd; 2], Failure> {
-    let map = format!("0 {base} {count}\n");
-    for file in ["uid_map", "gid_map"] {
-        std::fs::write(format!("/proc/{}/{file}", child.pid), &map).step("slot", file)?;
+fn furnish(child: &Child, beside: i32, maps: [&str; 2]) -> Result<Namespaces, Failure> {
+    for (file, map) in ["uid_map", "gid_map"].iter().zip(maps) {
+        std::fs::write(format!("/proc/{}/{file}", child.pid), map).step("slot", file)?;
     }
     let open = |name: &str| {
         let path = format!("/proc/{}/ns/{name}", child.pid);
         rustix::fs::open(path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty()).step("slot", name)
     };
-    Ok([open("user")?, open("net")?])
+    let net = if beside == 0 { None } else { Some(open("net")?) };
+    Ok((open("user")?, net))
 }
 
 /// Reaps the child; its exit code, an error number.

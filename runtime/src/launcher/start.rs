@@ -1,7 +1,7 @@
 //! One start, from a plan to a program that runs: what is done at once, and what is waited for.
 
 use std::collections::BTreeMap;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::Duration;
 
 use berth_sys::clone::SingleThreaded;
@@ -103,17 +103,27 @@ impl Starter {
         let target = target::inspect(fds.get(plan.target)?).step("container", "not running")?;
         give_pipes(plan.process.stdio, fds, target.host_root)?;
         let single = self.single;
-        clone_through(
-            Parentage::Sibling,
-            |sync| {
-                let context = Context { single, sync, fds, gate: None };
-                let cgroup = target.cgroup.as_fd();
-                intermediate::exec(context, plan, || container::exec(context, plan, &filter, cgroup))
-            },
-            single,
-            |pid, pidfd| host.register(&plan.name, pid, pidfd).step("register", &plan.name),
-            SETUP_DEADLINE,
-        )
+        let group = fds.get(plan.cgroup)?;
+        let namespace = target.cgroup.as_fd();
+        let mut attempt = |group: BorrowedFd<'_>| {
+            clone_through(
+                Parentage::Sibling,
+                |sync| {
+                    let context = Context { single, sync, fds, gate: None };
+                    let child = || container::exec(context, plan, &filter, namespace);
+                    intermediate::exec(context, plan, group, child)
+                },
+                single,
+                |pid, pidfd| host.register(&plan.name, pid, pidfd).step("register", &plan.name),
+                SETUP_DEADLINE,
+            )
+        };
+        match attempt(group) {
+            Err(failure) if target::is_divided(&failure) => {
+                attempt(target.group().step("cgroup", "of the first process")?.as_fd())
+            }
+            result => result,
+        }
     }
 
     fn filter(&mut self, process: &Process) -> Result<Filter, Failure> {

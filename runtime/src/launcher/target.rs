@@ -1,10 +1,12 @@
 //! What must be known of a running container before a process joins it.
 
 use std::io;
-use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::fs::{Mode, OFlags};
+use rustix::fs::{Mode, OFlags, ResolveFlags, openat2};
+
+use crate::plan::Failure;
 
 /// Longest `uid_map` read, in bytes: 340 lines of at most 33 bytes.
 const MAP_MAX: u64 = 16 * 1024;
@@ -16,6 +18,35 @@ pub(crate) struct Target {
     pub(crate) cgroup: OwnedFd,
     /// The host's id of its root, 0 in the host's user namespace.
     pub(crate) host_root: u32,
+    pid: i32,
+    pidfd: OwnedFd,
+}
+
+/// Where control groups are, in the host's mount namespace and the launcher's.
+const GROUPS: &str = "/sys/fs/cgroup";
+
+/// A group whose processes were moved into groups below it takes none itself: the container has divided its own.
+pub(crate) fn is_divided(failure: &Failure) -> bool {
+    failure.step == "clone" && failure.errno == libc::EBUSY
+}
+
+impl Target {
+    /// The group the container's first process is in now, which is its own or one below it.
+    pub(crate) fn group(&self) -> io::Result<OwnedFd> {
+        let text = read_short(&format!("/proc/{}/cgroup", self.pid))?;
+        if ended(self.pidfd.as_fd())? {
+            return Err(io::Error::from_raw_os_error(libc::ESRCH));
+        }
+        let path = text.lines().find_map(|line| line.strip_prefix("0::/"));
+        let path = path.ok_or_else(|| io::Error::from(io::ErrorKind::NotFound))?;
+        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let root = rustix::fs::open(GROUPS, flags, Mode::empty())?;
+        if path.is_empty() {
+            return Ok(root);
+        }
+        let how = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_XDEV;
+        Ok(openat2(root.as_fd(), path, flags, Mode::empty(), how)?)
+    }
 }
 
 /// Looks at the process behind a pidfd. Procfs knows it by number only, so it must still live afterwards: then the
@@ -29,7 +60,7 @@ pub(crate) fn inspect(pidfd: BorrowedFd<'_>) -> io::Result<Target> {
     if ended(pidfd)? {
         return Err(io::Error::from_raw_os_error(libc::ESRCH));
     }
-    Ok(Target { cgroup, host_root })
+    Ok(Target { cgroup, host_root, pid, pidfd: pidfd.try_clone_to_owned()? })
 }
 
 fn pid_of(pidfd: BorrowedFd<'_>) -> io::Result<i32> {
@@ -74,7 +105,6 @@ mod tests {
     #[test]
     fn a_live_process_is_inspected_and_a_dead_one_refused() {
         use rustix::process::{Pid, PidfdFlags, pidfd_open};
-        use std::os::fd::AsFd;
         let mut child = std::process::Command::new("/bin/sleep").arg("1000").spawn().unwrap();
         let pid = Pid::from_child(&child);
         let pidfd = pidfd_open(pid, PidfdFlags::empty()).unwrap();

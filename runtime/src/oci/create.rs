@@ -10,11 +10,11 @@ use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 
 use super::mounts::Fds as Collected;
 use super::plan::{Users, build, users};
-use super::spec::{Hook, Linux, Spec};
+use super::spec::{Hook, Linux, Resources, Spec};
 use super::state::{Container, GATE, Shown, Status};
-use super::{OciError, file, hooks, resources, system};
+use super::{OciError, file, hooks, resources, special, system};
 use crate::cgroup::{Group, devices};
-use crate::launcher::make_slot;
+use crate::launcher::make_user;
 use crate::plan::{Failure, Plan, UserNamespace};
 use crate::seccomp::Filter;
 use crate::stage::container::{self, Ready};
@@ -55,6 +55,7 @@ pub struct Create {
 pub fn create(single: SingleThreaded, wanted: &Create) -> Result<OwnedFd, OciError> {
     let bundle = wanted.bundle.canonicalize().map_err(file("find", &wanted.bundle))?;
     let spec = Spec::load(&bundle)?;
+    super::refuse::check(&spec)?;
     let terminal = spec.process.as_ref().is_some_and(|process| process.terminal);
     if terminal != wanted.console_socket.is_some() {
         return Err(OciError::Spec("process.terminal and a console socket go together".to_owned()));
@@ -92,16 +93,27 @@ fn set_up(
     container.record.cgroup = cgroup_path(&linux, &container.record.id);
     let group = made.insert(make_group(&container.record.cgroup, &linux)?);
     let cgroup = fds.add(group.dir().try_clone_to_owned().map_err(system("control group"))?)?;
+    let mut make_users = |uid: &str, gid: &str| Ok(make_user(single, [uid, gid])?);
+    // The files of a bundle have the owners they shall have, so where the range begins does not matter here.
+    let (base, count) = (0, 0);
     let user = match users(&linux)? {
         Users::Host => UserNamespace::Host,
-        Users::New { base, count } => {
-            let [user, _net] = make_slot(single, base, count)?;
-            UserNamespace::Own { fd: fds.add(user)?, base, count }
+        Users::New { uid_map, gid_map } => {
+            UserNamespace::Own { fd: fds.add(make_user(single, [&uid_map, &gid_map])?)?, base, count }
+        }
+        Users::Join(path) => {
+            let opened = std::fs::File::open(&path).map_err(file("open", &path))?;
+            UserNamespace::Own { fd: fds.add(opened.into())?, base, count }
         }
     };
     container.record.user_namespace = !matches!(user, UserNamespace::Host);
     let bundle = container.record.bundle.clone();
-    let plan = build(&spec, &bundle, &container.record.id, user, cgroup, &mut fds)?;
+    let mut plan = build(&spec, &bundle, user, cgroup, &mut fds, &mut make_users)?;
+    plan.name.clone_from(&container.record.id);
+    if let Some(seccomp) = &linux.seccomp {
+        let state = state_of(container, Status::Creating)?;
+        plan.process.special.seccomp_listener = special::listener(seccomp, &state, &mut fds)?;
+    }
     let gate = Stops::new(container)?;
     let starting = clone(single, &plan, &fds, &gate, container)?;
     let running = wait(starting)?;
@@ -215,14 +227,35 @@ fn make_group(path: &Path, linux: &Linux) -> Result<Group, OciError> {
 fn bound(group: &Group, linux: &Linux) -> Result<(), OciError> {
     let Some(wanted) = &linux.resources else { return Ok(()) };
     group.set(&resources::limits(wanted)?).map_err(system("limits"))?;
-    for (name, value) in &wanted.unified {
-        group.set_file(name, value).map_err(system("limits"))?;
-    }
+    set_files(group, wanted)?;
     if !wanted.devices.is_empty() {
         let rules = resources::device_rules(&wanted.devices)?;
         devices::restrict(group.dir(), &rules).map_err(system("device rules"))?;
     }
     Ok(())
+}
+
+/// Sets what [`crate::cgroup::Limits`] has no name for.
+pub(super) fn set_files(group: &Group, wanted: &Resources) -> Result<(), OciError> {
+    for (name, value) in resources::files(wanted)? {
+        match group.set_file(&name, &value) {
+            // Reservations of huge pages can be bounded since Linux 5.7, and not of every size.
+            Err(error) if name.ends_with(".rsvd.max") && error.kind() == std::io::ErrorKind::NotFound => {}
+            Err(error) => {
+                let text = format!("{name} = {value}: {error}");
+                let source = std::io::Error::new(error.kind(), text);
+                return Err(OciError::System { what: "limits", source });
+            }
+            Ok(()) => {}
+        }
+    }
+    Ok(())
+}
+
+/// State as a JSON value, for others.
+pub(super) fn state_of(container: &Container, status: Status) -> Result<serde_json::Value, OciError> {
+    serde_json::to_value(container.shown(status))
+        .map_err(|source| OciError::Json { path: "state".into(), source })
 }
 
 /// Passes on every controller that is there. One that cannot be passed on shows when a limit of it is set.

@@ -1,12 +1,14 @@
-//! `kill` and `delete`.
+//! What is done to a container that is there: `kill`, `pause`, `resume`, `update`, `delete`.
 
 use std::os::fd::AsFd;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
+use berth_sys::signals::send;
 use rustix::fs::{Mode, OFlags};
-use rustix::process::{Signal, pidfd_send_signal};
+use rustix::process::{PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 
+use super::spec::Resources;
 use super::state::{Container, Status};
 use super::{OciError, hooks, system};
 use crate::cgroup::Group;
@@ -28,9 +30,67 @@ pub fn kill(root: &Path, id: &str, signal: i32, all: bool) -> Result<(), OciErro
         kill_all(&container);
         return Ok(());
     }
-    let signal = Signal::from_named_raw(signal)
-        .ok_or_else(|| OciError::Spec(format!("signal {signal} cannot be sent")))?;
-    pidfd_send_signal(&pidfd, signal).map_err(system("signal"))
+    if all {
+        return signal_all(&container, signal);
+    }
+    send(pidfd.as_fd(), signal).map_err(system("signal"))
+}
+
+/// A process that is born meanwhile is missed, as with any signal but the one that kills.
+fn signal_all(container: &Container, signal: i32) -> Result<(), OciError> {
+    let Some(group) = group_of(container) else { return Ok(()) };
+    for pid in group.processes().map_err(system("processes"))? {
+        let pid = rustix::process::Pid::from_raw(pid);
+        // One that is gone needs no signal.
+        if let Some(Ok(pidfd)) = pid.map(|pid| pidfd_open(pid, PidfdFlags::empty())) {
+            let _ = send(pidfd.as_fd(), signal);
+        }
+    }
+    Ok(())
+}
+
+/// Stops every process of a container, or lets them go on.
+///
+/// # Errors
+/// `Status` when it is not running, or not paused.
+pub fn pause(root: &Path, id: &str, paused: bool) -> Result<(), OciError> {
+    let container = Container::open(root, id)?;
+    let status = container.status();
+    let wanted = if paused { Status::Running } else { Status::Paused };
+    let group = group_of(&container).filter(|_| status == wanted);
+    let group = group.ok_or_else(|| OciError::Status { id: id.to_owned(), status })?;
+    group.freeze(paused).map_err(system("freeze"))?;
+    let deadline = Instant::now() + GONE_DEADLINE;
+    while group.frozen().map_err(system("freeze"))? != paused {
+        if Instant::now() > deadline {
+            return Err(OciError::System { what: "freeze", source: std::io::ErrorKind::TimedOut.into() });
+        }
+        std::thread::sleep(LOOK);
+    }
+    Ok(())
+}
+
+/// The processes of a container, by their numbers on the host.
+///
+/// # Errors
+/// `Unknown`; what the kernel says.
+pub fn processes(root: &Path, id: &str) -> Result<Vec<i32>, OciError> {
+    let container = Container::open(root, id)?;
+    group_of(&container).map_or(Ok(Vec::new()), |group| group.processes().map_err(system("processes")))
+}
+
+/// Sets limits of a container anew; what is not named stays.
+///
+/// # Errors
+/// A field that is not supported, or what the kernel says.
+pub fn update(root: &Path, id: &str, wanted: &Resources) -> Result<(), OciError> {
+    let container = Container::open(root, id)?;
+    let status = container.status();
+    super::refuse::resources(wanted)?;
+    let group = group_of(&container).filter(|_| status != Status::Stopped);
+    let group = group.ok_or_else(|| OciError::Status { id: id.to_owned(), status })?;
+    group.set(&super::resources::limits(wanted)?).map_err(system("limits"))?;
+    super::create::set_files(&group, wanted)
 }
 
 /// Removes a container that is not running, or any with `force`.
@@ -43,7 +103,7 @@ pub fn delete(root: &Path, id: &str, force: bool) -> Result<(), OciError> {
         other => other?,
     };
     let status = container.status();
-    if status == Status::Running && !force {
+    if matches!(status, Status::Running | Status::Paused) && !force {
         return Err(OciError::Status { id: id.to_owned(), status });
     }
     if let Ok(pidfd) = container.pidfd() {

@@ -1,6 +1,6 @@
 //! `exec`: a further process in a running container, confined as its first one.
 
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 use std::time::Duration;
 
@@ -40,6 +40,7 @@ pub fn exec(
     if status != Status::Running {
         return Err(OciError::Status { id: id.to_owned(), status });
     }
+    super::refuse::check_process(wanted)?;
     let mut fds = Collected::default();
     let pidfd = container.pidfd()?;
     let inspected = target::inspect(pidfd.as_fd()).map_err(system("container"))?;
@@ -59,17 +60,26 @@ pub fn exec(
     let filter = Filter::new(&plan.process.seccomp, plan.process.capabilities)
         .map_err(|error| OciError::Spec(error.to_string()))?;
     let fds = Fds(&fds.0);
-    let starting = clone_through(
-        Parentage::Child,
-        |sync| {
-            let context = Context { single, sync, fds, gate: None };
-            let cgroup = inspected.cgroup.as_fd();
-            intermediate::exec(context, &plan, || container::exec(context, &plan, &filter, cgroup))
-        },
-        single,
-        |_pid, _pidfd| Ok::<_, std::io::Error>(()).step("exec", "register"),
-        SETUP_DEADLINE,
-    )?;
+    let attempt = |group: BorrowedFd<'_>| {
+        clone_through(
+            Parentage::Child,
+            |sync| {
+                let context = Context { single, sync, fds, gate: None };
+                let namespace = inspected.cgroup.as_fd();
+                let child = || container::exec(context, &plan, &filter, namespace);
+                intermediate::exec(context, &plan, group, child)
+            },
+            single,
+            |_pid, _pidfd| Ok::<_, std::io::Error>(()).step("exec", "register"),
+            SETUP_DEADLINE,
+        )
+    };
+    let starting = match attempt(group.dir()) {
+        Err(failure) if target::is_divided(&failure) => {
+            attempt(inspected.group().step("cgroup", "of the first process")?.as_fd())?
+        }
+        result => result?,
+    };
     let running = wait(starting)?;
     Ok((running.pid, running.fds))
 }

@@ -9,6 +9,9 @@ use crate::plan::Seccomp;
 use crate::seccomp::calls::number;
 use crate::seccomp::compile::{Action, Compare, Condition, Decision, Profile, Test, compile};
 
+/// A listener in user space decides.
+const NOTIFY: &str = "SCMP_ACT_NOTIFY";
+
 /// The architecture as Go names it.
 const ARCHITECTURE: &str = "amd64";
 
@@ -23,6 +26,14 @@ pub fn docker_filter(json: &str, capabilities: u64) -> Result<Seccomp, OciError>
 /// Compiles a profile. Names of other architectures are skipped, as every runtime does; foreign ABIs are killed
 /// whatever the profile says of them.
 pub fn filter(spec: &SeccompSpec, capabilities: u64) -> Result<Seccomp, OciError> {
+    let mut actions =
+        std::iter::once(&spec.default_action).chain(spec.syscalls.iter().map(|rule| &rule.action));
+    if spec.listener_path.is_none() && actions.any(|name| name == NOTIFY) {
+        return Err(OciError::Spec(format!("linux.seccomp.listenerPath is needed for {NOTIFY}")));
+    }
+    if spec.default_action == NOTIFY {
+        return Err(OciError::Spec(format!("linux.seccomp.defaultAction cannot be {NOTIFY}")));
+    }
     let default = action(&spec.default_action, spec.default_errno_ret)?;
     let mut calls: BTreeMap<u32, Decision> = BTreeMap::new();
     for rule in spec.syscalls.iter().filter(|rule| counts(rule, capabilities)) {
@@ -54,6 +65,10 @@ fn add_rule(
     default: Action,
 ) -> Result<(), OciError> {
     let action = action(&rule.action, rule.errno_ret)?;
+    // The process itself hands over the descriptor on which the questions come.
+    if action == Action::Notify && rule.names.iter().any(|name| name == "sendmsg") {
+        return Err(OciError::Spec(format!("linux.seccomp.syscalls: sendmsg cannot be {NOTIFY}")));
+    }
     let conditions = rule.args.iter().map(condition).collect::<Result<Vec<_>, _>>()?;
     for number in rule.names.iter().filter_map(|name| number(name)) {
         let decision = calls.entry(number).or_insert_with(|| Decision::always(default));
@@ -75,6 +90,7 @@ fn action(name: &str, errno: Option<u16>) -> Result<Action, OciError> {
         "SCMP_ACT_KILL_PROCESS" => Action::KillProcess,
         "SCMP_ACT_TRAP" => Action::Trap,
         "SCMP_ACT_LOG" => Action::Log,
+        NOTIFY => Action::Notify,
         "SCMP_ACT_TRACE" => Action::Trace(errno.unwrap_or(EPERM)),
         other => return Err(OciError::Spec(format!("seccomp action {other:?}"))),
     })
@@ -121,8 +137,22 @@ mod tests {
         let allow = "SCMP_ACT_ALLOW".to_owned();
         let names = vec!["read".to_owned()];
         let syscalls = vec![SyscallSpec { names, action: allow.clone(), args, ..SyscallSpec::default() }];
-        let spec = SeccompSpec { default_action: allow, syscalls, default_errno_ret: None };
+        let spec = SeccompSpec { default_action: allow, syscalls, ..SeccompSpec::default() };
         assert!(filter(&spec, 0).is_err());
+    }
+
+    #[test]
+    fn questions_need_somebody_who_answers() {
+        let compiled = |listener: &str, name: &str| {
+            let text = format!(
+                r#"{{"defaultAction":"SCMP_ACT_ALLOW",{listener}"syscalls":[{{"names":["{name}"],"action":"{NOTIFY}"}}]}}"#
+            );
+            filter(&serde_json::from_str(&text).unwrap(), 0).map_err(|error| error.to_string())
+        };
+        let listener = r#""listenerPath":"/run/x","#;
+        assert!(compiled(listener, "mkdir").is_ok());
+        assert!(compiled("", "mkdir").unwrap_err().contains("listenerPath"));
+        assert!(compiled(listener, "sendmsg").unwrap_err().contains("sendmsg"));
     }
 
     /// Docker's default profile (github.com/moby/profiles, seccomp/default.json, Apache-2.0).

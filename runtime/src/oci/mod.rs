@@ -1,6 +1,7 @@
 //! The OCI runtime: `config.json` to a plan, and a container's life as separate calls of a command line.
 //!
-//! [`spec`] is what a bundle says, [`resources`], [`mounts`] and [`filter`] translate parts of it, [`plan`] the whole;
+//! [`spec`] is what a bundle says, [`refuse`] what of it is not supported, [`resources`], [`mounts`], [`filter`] and
+//! [`special`] translate parts of it, [`plan`] the whole;
 //! [`state`] is what is kept between calls, [`create`], [`start`], [`exec`] and [`end`] are the calls, [`hooks`] what
 //! a bundle wants run on the way.
 
@@ -12,8 +13,10 @@ pub mod filter;
 pub mod hooks;
 pub mod mounts;
 pub mod plan;
+pub mod refuse;
 pub mod resources;
 pub mod spec;
+pub mod special;
 pub mod start;
 pub mod state;
 

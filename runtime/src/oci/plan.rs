@@ -1,15 +1,14 @@
 //! A bundle's specification to a plan with its descriptors.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use super::filter::filter;
-use super::mounts::{Fds, mount};
-use super::spec::{DeviceSpec, Linux, NamespaceSpec, ProcessSpec, Spec};
+use super::mounts::{Fds, MakeUsers, mount};
+use super::spec::{Linux, Mapping, NamespaceSpec, ProcessSpec, Spec};
+use super::special::{self, id_map};
 use super::{OciError, file};
 use crate::capability;
-use crate::plan::{
-    Device, Fd, Namespace, Namespaces, Plan, Process, Rlimit, Root, Seccomp, Stdio, UserNamespace,
-};
+use crate::plan::{Fd, Namespace, Namespaces, Plan, Process, Rlimit, Root, Seccomp, Stdio, UserNamespace};
 
 /// `RLIMIT_*` names in the order of their numbers on Linux.
 const RLIMITS: [&str; 16] = [
@@ -32,68 +31,73 @@ const RLIMITS: [&str; 16] = [
 ];
 
 /// What the bundle wants of a user namespace.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Users {
     /// The host's.
     Host,
-    /// A new one: id 0 is `base` on the host, `count` ids.
+    /// A new one with these lines of `uid_map` and `gid_map`.
     New {
-        /// First host id.
-        base: u32,
-        /// How many ids.
-        count: u32,
+        /// For users.
+        uid_map: String,
+        /// For groups.
+        gid_map: String,
     },
+    /// The one at this path.
+    Join(PathBuf),
 }
 
-/// The user namespace of a bundle: one range that starts at 0, the same for users and groups.
+/// The user namespace of a bundle. The container's root must be somebody, for its set-up is done by that.
 pub fn users(linux: &Linux) -> Result<Users, OciError> {
     let Some(namespace) = linux.namespaces.iter().find(|one| one.kind == "user") else {
         return Ok(Users::Host);
     };
-    if namespace.path.is_some() {
-        return Err(OciError::Spec("joining a user namespace is not supported".to_owned()));
+    if let Some(path) = &namespace.path {
+        return Ok(Users::Join(path.clone()));
     }
-    match (linux.uid_mappings.as_slice(), linux.gid_mappings.as_slice()) {
-        ([uid], [gid]) if uid == gid && uid.container_id == 0 && uid.host_id != 0 => {
-            Ok(Users::New { base: uid.host_id, count: uid.size })
+    let map = |maps: &[Mapping], field: &str| {
+        if !maps.iter().any(|one| one.container_id == 0 && one.size > 0) {
+            return Err(OciError::Spec(format!("{field}: id 0 of the container is not among them")));
         }
-        _ => Err(OciError::Spec(
-            "a user namespace needs one range from 0, the same for users and groups, without the host's root"
-                .to_owned(),
-        )),
-    }
+        id_map(maps, field)
+    };
+    Ok(Users::New {
+        uid_map: map(&linux.uid_mappings, "linux.uidMappings")?,
+        gid_map: map(&linux.gid_mappings, "linux.gidMappings")?,
+    })
 }
 
-/// Builds the plan. `user` is the user namespace made for [`Users::New`]; the control group is `cgroup`.
+/// Builds the plan, without a name. `user` is the user namespace made for [`Users::New`]; the control group is `cgroup`.
 pub fn build(
     spec: &Spec,
     bundle: &Path,
-    id: &str,
     user: UserNamespace,
     cgroup: Fd,
     fds: &mut Fds,
+    make_users: &mut MakeUsers<'_>,
 ) -> Result<Plan, OciError> {
     let linux = spec.linux.as_ref().ok_or_else(|| OciError::Spec("no linux".to_owned()))?;
     let root = spec.root.as_ref().ok_or_else(|| OciError::Spec("no root".to_owned()))?;
-    let process = spec.process.clone().unwrap_or_default();
+    let process = spec.process.clone().unwrap_or_else(none);
     let layer = fds.open(&bundle.join(&root.path))?;
-    let mounts = spec.mounts.iter().map(|one| mount(one, bundle, fds)).collect::<Result<Vec<_>, _>>()?;
-    let devices = linux.devices.iter().map(|one| device(one, fds)).collect::<Result<Vec<_>, _>>()?;
+    let mounts =
+        spec.mounts.iter().map(|one| mount(one, bundle, fds, make_users)).collect::<Result<Vec<_>, _>>()?;
     let stdio = stdio(&process, fds)?;
+    let special = special::of_container(linux, fds)?;
     Ok(Plan {
-        name: id.to_owned(),
+        name: String::new(),
         cgroup,
         namespaces: namespaces(&linux.namespaces, user, fds)?,
         hostname: spec.hostname.clone(),
         domainname: spec.domainname.clone(),
         root: Root { layers: vec![layer], writable: None, readonly: root.readonly },
         mounts,
-        devices,
+        devices: Vec::new(),
         masked_paths: linux.masked_paths.clone(),
         readonly_paths: linux.readonly_paths.clone(),
         sysctls: linux.sysctl.clone().into_iter().collect(),
         process: self::process(&process, linux, stdio)?,
         init: false,
+        special,
     })
 }
 
@@ -114,14 +118,15 @@ fn namespaces(specs: &[NamespaceSpec], user: UserNamespace, fds: &mut Fds) -> Re
         uts: find("uts")?,
         cgroup: find("cgroup")?,
     };
-    if find("mount")? != Namespace::New {
-        return Err(OciError::Spec("a new mount namespace is needed".to_owned()));
+    if !specs.iter().any(|one| one.kind == "mount") {
+        return Err(OciError::Spec("linux.namespaces: one of type mount is needed".to_owned()));
     }
     Ok(namespaces)
 }
 
-fn device(spec: &DeviceSpec, fds: &mut Fds) -> Result<Device, OciError> {
-    Ok(Device { fd: fds.open(Path::new(&spec.path))?, target: spec.path.clone() })
+/// A container without a process can be created, and its `start` is an error.
+fn none() -> ProcessSpec {
+    ProcessSpec { args: vec![String::new()], cwd: "/".to_owned(), ..ProcessSpec::default() }
 }
 
 /// The command's own streams, or a new terminal.
@@ -168,11 +173,11 @@ pub fn process(spec: &ProcessSpec, linux: &Linux, stdio: Stdio) -> Result<Proces
         oom_score_adj: spec.oom_score_adj.unwrap_or_else(own_oom_score_adj),
         umask: spec.user.umask.unwrap_or(0o22),
         stdio,
+        special: special::of_process(spec, linux)?,
     })
 }
 
-/// The bounding set. Names nobody knows are skipped with no effect, as the specification wants since 1.1; ambient and
-/// inheritable sets stay empty by principle.
+/// The bounding set. Names nobody knows are skipped with no effect, as the specification wants since 1.1.
 fn capabilities(spec: &ProcessSpec) -> u64 {
     let Some(sets) = &spec.capabilities else { return 0 };
     let bits = sets.bounding.iter().filter_map(|name| capability::bit(name).ok());
@@ -207,14 +212,18 @@ mod tests {
     }
 
     #[test]
-    fn one_range_without_the_hosts_root_is_a_user_namespace() {
-        let map = |host_id| Mapping { container_id: 0, host_id, size: 10 };
+    fn ranges_become_maps_and_must_hold_the_containers_root() {
+        let map = |container_id, host_id| Mapping { container_id, host_id, size: 10 };
         assert_eq!(users(&Linux::default()).unwrap(), Users::Host);
-        let found = users(&linux(&[map(1000)], &[map(1000)])).unwrap();
-        assert_eq!(found, Users::New { base: 1000, count: 10 });
-        assert!(users(&linux(&[map(0)], &[map(0)])).is_err());
-        assert!(users(&linux(&[map(1000)], &[map(2000)])).is_err());
-        assert!(users(&linux(&[], &[])).is_err());
+        let found = users(&linux(&[map(0, 1000)], &[map(0, 2000), map(10, 0)])).unwrap();
+        let (uid_map, gid_map) = ("0 1000 10\n".to_owned(), "0 2000 10\n10 0 10\n".to_owned());
+        assert_eq!(found, Users::New { uid_map, gid_map });
+        for (uid, gid, field) in
+            [(vec![map(5, 0)], vec![map(0, 0)], "uidMappings"), (vec![map(0, 1)], vec![], "gidMappings")]
+        {
+            let error = users(&linux(&uid, &gid)).unwrap_err();
+            assert!(error.to_string().contains(field), "{error}");
+        }
     }
 
     #[test]

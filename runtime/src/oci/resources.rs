@@ -25,6 +25,49 @@ pub fn limits(resources: &Resources) -> Result<Limits, OciError> {
     Ok(limits)
 }
 
+/// What [`Limits`] has no name for: files of controllers and their texts, in order.
+pub fn files(resources: &Resources) -> Result<Vec<(String, String)>, OciError> {
+    let mut files = Vec::new();
+    if let Some(cpu) = &resources.cpu {
+        let put = |name: &str, value: Option<String>| value.map(|value| (name.to_owned(), value));
+        files.extend(put("cpu.max.burst", cpu.burst.map(|burst| burst.to_string())));
+        files.extend(put("cpu.idle", cpu.idle.map(|idle| idle.to_string())));
+    }
+    for device in resources.block_io.iter().flat_map(|io| &io.weight_device) {
+        if let Some(weight) = device.weight.and_then(io_weight_of_blkio) {
+            files.push(("io.weight".to_owned(), format!("{}:{} {weight}", device.major, device.minor)));
+        }
+    }
+    for huge in &resources.hugepage_limits {
+        let size = &huge.page_size;
+        let known = ["KB", "MB", "GB"].iter().any(|unit| {
+            size.strip_suffix(unit).is_some_and(|number| number.parse::<u32>().is_ok_and(|number| number > 0))
+        });
+        if !known {
+            return Err(OciError::Spec(format!(
+                "linux.resources.hugepageLimits.pageSize: {size:?} is not one"
+            )));
+        }
+        files.push((format!("hugetlb.{size}.max"), huge.limit.to_string()));
+        files.push((format!("hugetlb.{size}.rsvd.max"), huge.limit.to_string()));
+    }
+    for (device, limit) in &resources.rdma {
+        let legal = |byte: u8| byte.is_ascii_alphanumeric() || b"_-".contains(&byte);
+        if device.is_empty() || !device.bytes().all(legal) {
+            return Err(OciError::Spec(format!("linux.resources.rdma: {device:?} is not a device")));
+        }
+        let mut text = device.clone();
+        for (name, value) in [("hca_handle", limit.hca_handles), ("hca_object", limit.hca_objects)] {
+            if let Some(value) = value {
+                text.extend([" ", name, "=", &value.to_string()]);
+            }
+        }
+        files.push(("rdma.max".to_owned(), text));
+    }
+    files.extend(resources.unified.clone());
+    Ok(files)
+}
+
 /// A number of bytes or processes: negative is unbounded, zero is "not set".
 fn count(value: i64) -> Option<Bound> {
     match u64::try_from(value) {
@@ -147,8 +190,31 @@ mod tests {
     }
 
     #[test]
+    fn what_has_no_name_of_its_own_becomes_files() {
+        let json = r#"{"cpu":{"burst":5,"idle":1},"hugepageLimits":[{"pageSize":"2MB","limit":4096}],
+            "rdma":{"mlx5_1":{"hcaHandles":3,"hcaObjects":10}},"unified":{"memory.high":"7"},
+            "blockIO":{"weightDevice":[{"major":8,"minor":0,"weight":1000}]}}"#;
+        let resources: Resources = serde_json::from_str(json).unwrap();
+        let lines: Vec<String> =
+            files(&resources).unwrap().into_iter().map(|(file, text)| format!("{file}={text}")).collect();
+        let expected = [
+            "cpu.max.burst=5",
+            "cpu.idle=1",
+            "io.weight=8:0 10000",
+            "hugetlb.2MB.max=4096",
+            "hugetlb.2MB.rsvd.max=4096",
+            "rdma.max=mlx5_1 hca_handle=3 hca_object=10",
+            "memory.high=7",
+        ];
+        assert_eq!(lines, expected);
+        for bad in [r#"{"hugepageLimits":[{"pageSize":"../2MB"}]}"#, r#"{"rdma":{"a b":{}}}"#] {
+            assert!(files(&serde_json::from_str(bad).unwrap()).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
     fn swap_without_fitting_memory_is_refused() {
-        let memory = Some(MemorySpec { limit: Some(10), swap: Some(5), reservation: None });
+        let memory = Some(MemorySpec { limit: Some(10), swap: Some(5), ..MemorySpec::default() });
         let resources = Resources { memory, pids: Some(PidsSpec { limit: None }), ..Resources::default() };
         assert!(limits(&resources).is_err());
     }

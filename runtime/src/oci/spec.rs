@@ -1,16 +1,18 @@
-//! `config.json` (runtime-spec 1.3) as it is written. What this runtime does not act on is not listed.
+//! `config.json` (runtime-spec 1.3) as it is written. What is known and not supported is listed so that it can be
+//! refused by its name ([`super::refuse`]).
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
 use super::{OciError, file};
 
 /// Longest `config.json` in bytes.
 const CONFIG_MAX: u64 = 4 * 1024 * 1024;
 /// The version this runtime writes.
-pub const VERSION: &str = "1.2.1";
+pub const VERSION: &str = "1.3.0";
 
 /// The document.
 #[derive(Clone, Debug, Default, Deserialize, Serialize)]
@@ -30,6 +32,14 @@ pub struct Spec {
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub annotations: BTreeMap<String, String>,
     pub linux: Option<Linux>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub solaris: Option<Value>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub windows: Option<Value>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub vm: Option<Value>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub zos: Option<Value>,
 }
 
 /// `process`.
@@ -55,6 +65,46 @@ pub struct ProcessSpec {
     pub selinux_label: String,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub oom_score_adj: Option<i32>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub scheduler: Option<SchedulerSpec>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub io_priority: Option<IoPrioritySpec>,
+    #[serde(rename = "execCPUAffinity", skip_serializing_if = "Option::is_none")]
+    pub exec_cpu_affinity: Option<AffinitySpec>,
+}
+
+/// `process.scheduler`.
+#[derive(Clone, Debug, Default, Deserialize, Serialize)]
+#[serde(default)]
+#[expect(missing_docs, reason = "the specification documents its fields")]
+pub struct SchedulerSpec {
+    pub policy: String,
+    pub nice: i32,
+    pub priority: u32,
+    #[serde(deserialize_with = "list")]
+    pub flags: Vec<String>,
+    pub runtime: u64,
+    pub deadline: u64,
+    pub period: u64,
+}
+
+/// `process.ioPriority`.
+#[derive(Clone, Debug, Default, Deserialize, Serialize)]
+#[serde(default)]
+#[expect(missing_docs, reason = "the specification documents its fields")]
+pub struct IoPrioritySpec {
+    pub class: String,
+    pub priority: u16,
+}
+
+/// `process.execCPUAffinity`.
+#[derive(Clone, Debug, Default, Deserialize, Serialize)]
+#[serde(default)]
+#[expect(missing_docs, reason = "the specification documents its fields")]
+pub struct AffinitySpec {
+    pub initial: String,
+    #[serde(rename = "final")]
+    pub last: String,
 }
 
 /// `process.consoleSize`.
@@ -123,6 +173,10 @@ pub struct MountSpec {
     pub source: String,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub options: Vec<String>,
+    #[serde(rename = "uidMappings", skip_serializing_if = "Vec::is_empty")]
+    pub uid_mappings: Vec<Mapping>,
+    #[serde(rename = "gidMappings", skip_serializing_if = "Vec::is_empty")]
+    pub gid_mappings: Vec<Mapping>,
 }
 
 /// `hooks`.
@@ -172,6 +226,39 @@ pub struct Linux {
     pub sysctl: BTreeMap<String, String>,
     pub masked_paths: Vec<String>,
     pub readonly_paths: Vec<String>,
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub rootfs_propagation: String,
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub mount_label: String,
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub time_offsets: BTreeMap<String, OffsetSpec>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub personality: Option<PersonalitySpec>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub intel_rdt: Option<Value>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub memory_policy: Option<Value>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub net_devices: Option<Value>,
+}
+
+/// One of `linux.timeOffsets`.
+#[derive(Clone, Copy, Debug, Default, Deserialize, Serialize)]
+#[serde(default)]
+#[expect(missing_docs, reason = "the specification documents its fields")]
+pub struct OffsetSpec {
+    pub secs: i64,
+    pub nanosecs: u32,
+}
+
+/// `linux.personality`.
+#[derive(Clone, Debug, Default, Deserialize, Serialize)]
+#[serde(default)]
+#[expect(missing_docs, reason = "the specification documents its fields")]
+pub struct PersonalitySpec {
+    pub domain: String,
+    #[serde(deserialize_with = "list")]
+    pub flags: Vec<String>,
 }
 
 /// One of `linux.namespaces`.
@@ -206,6 +293,12 @@ pub struct DeviceSpec {
     pub kind: String,
     pub major: i64,
     pub minor: i64,
+    #[serde(rename = "fileMode", skip_serializing_if = "Option::is_none")]
+    pub file_mode: Option<u32>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub uid: Option<u32>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub gid: Option<u32>,
 }
 
 /// `linux.resources`.
@@ -219,7 +312,28 @@ pub struct Resources {
     pub pids: Option<PidsSpec>,
     #[serde(rename = "blockIO")]
     pub block_io: Option<BlockIoSpec>,
+    pub hugepage_limits: Vec<HugepageSpec>,
+    pub rdma: BTreeMap<String, RdmaSpec>,
+    pub network: Option<Value>,
     pub unified: BTreeMap<String, String>,
+}
+
+/// One of `linux.resources.hugepageLimits`.
+#[derive(Clone, Debug, Default, Deserialize, Serialize)]
+#[serde(rename_all = "camelCase", default)]
+#[expect(missing_docs, reason = "the specification documents its fields")]
+pub struct HugepageSpec {
+    pub page_size: String,
+    pub limit: u64,
+}
+
+/// One of `linux.resources.rdma`.
+#[derive(Clone, Copy, Debug, Default, Deserialize, Serialize)]
+#[serde(rename_all = "camelCase", default)]
+#[expect(missing_docs, reason = "the specification documents its fields")]
+pub struct RdmaSpec {
+    pub hca_handles: Option<u32>,
+    pub hca_objects: Option<u32>,
 }
 
 /// One of `linux.resources.devices`.
@@ -237,19 +351,31 @@ pub struct DeviceRuleSpec {
 
 /// `linux.resources.memory`.
 #[derive(Clone, Copy, Debug, Default, Deserialize, Serialize)]
-#[serde(default)]
+#[serde(rename_all = "camelCase", default)]
 #[expect(missing_docs, reason = "the specification documents its fields")]
 pub struct MemorySpec {
     pub limit: Option<i64>,
     pub reservation: Option<i64>,
     pub swap: Option<i64>,
+    pub kernel: Option<i64>,
+    #[serde(rename = "kernelTCP")]
+    pub kernel_tcp: Option<i64>,
+    pub swappiness: Option<u64>,
+    #[serde(rename = "disableOOMKiller")]
+    pub disable_oom_killer: Option<bool>,
+    pub use_hierarchy: Option<bool>,
+    pub check_before_update: Option<bool>,
 }
 
 /// `linux.resources.cpu`.
 #[derive(Clone, Debug, Default, Deserialize, Serialize)]
-#[serde(default)]
+#[serde(rename_all = "camelCase", default)]
 #[expect(missing_docs, reason = "the specification documents its fields")]
 pub struct CpuSpec {
+    pub burst: Option<u64>,
+    pub idle: Option<i64>,
+    pub realtime_runtime: Option<i64>,
+    pub realtime_period: Option<u64>,
     pub shares: Option<u64>,
     pub quota: Option<i64>,
     pub period: Option<u64>,
@@ -271,12 +397,25 @@ pub struct PidsSpec {
 #[expect(missing_docs, reason = "the specification documents its fields")]
 pub struct BlockIoSpec {
     pub weight: Option<u16>,
+    pub leaf_weight: Option<u16>,
+    pub weight_device: Vec<WeightSpec>,
     pub throttle_read_bps_device: Vec<ThrottleSpec>,
     pub throttle_write_bps_device: Vec<ThrottleSpec>,
     #[serde(rename = "throttleReadIOPSDevice")]
     pub throttle_read_iops_device: Vec<ThrottleSpec>,
     #[serde(rename = "throttleWriteIOPSDevice")]
     pub throttle_write_iops_device: Vec<ThrottleSpec>,
+}
+
+/// One of `linux.resources.blockIO.weightDevice`.
+#[derive(Clone, Copy, Debug, Default, Deserialize, Serialize)]
+#[serde(rename_all = "camelCase", default)]
+#[expect(missing_docs, reason = "the specification documents its fields")]
+pub struct WeightSpec {
+    pub major: u32,
+    pub minor: u32,
+    pub weight: Option<u16>,
+    pub leaf_weight: Option<u16>,
 }
 
 /// One throttled device.
@@ -296,6 +435,14 @@ pub struct ThrottleSpec {
 pub struct SeccompSpec {
     pub default_action: String,
     pub default_errno_ret: Option<u16>,
+    #[serde(deserialize_with = "list", skip_serializing_if = "Vec::is_empty")]
+    pub architectures: Vec<String>,
+    #[serde(deserialize_with = "list", skip_serializing_if = "Vec::is_empty")]
+    pub flags: Vec<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub listener_path: Option<PathBuf>,
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub listener_metadata: String,
     pub syscalls: Vec<SyscallSpec>,
 }
 

@@ -21,6 +21,10 @@ pub fn start(root: &Path, id: &str) -> Result<(), OciError> {
     if status != Status::Created {
         return Err(OciError::Status { id: id.to_owned(), status });
     }
+    if container.spec.process.is_none() {
+        super::end::kill_all(&container);
+        return Err(OciError::Spec("process is not set".to_owned()));
+    }
     let socket =
         rustix::net::socket_with(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)
             .map_err(system("gate"))?;

@@ -28,6 +28,8 @@ pub enum Status {
     Created,
     /// Its program runs.
     Running,
+    /// Its processes are stopped until `resume`.
+    Paused,
     /// Its program ended.
     Stopped,
 }
@@ -38,6 +40,7 @@ impl std::fmt::Display for Status {
             Self::Creating => "creating",
             Self::Created => "created",
             Self::Running => "running",
+            Self::Paused => "paused",
             Self::Stopped => "stopped",
         })
     }
@@ -188,6 +191,8 @@ impl Container {
             Some(stat) if stat.start == record.pid_start && !stat.ended => {
                 if self.dir.join(GATE).exists() {
                     Status::Created
+                } else if super::end::group_of(self).is_some_and(|group| group.frozen().unwrap_or(false)) {
+                    Status::Paused
                 } else {
                     Status::Running
                 }
@@ -216,7 +221,8 @@ impl Container {
         let ended = || OciError::Status { id: self.record.id.clone(), status: Status::Stopped };
         let pid = Pid::from_raw(self.record.pid).ok_or_else(ended)?;
         let pidfd = pidfd_open(pid, PidfdFlags::empty()).map_err(|_| ended())?;
-        if matches!(self.status(), Status::Created | Status::Running) { Ok(pidfd) } else { Err(ended()) }
+        let lives = matches!(self.status(), Status::Created | Status::Running | Status::Paused);
+        if lives { Ok(pidfd) } else { Err(ended()) }
     }
 
     /// Forgets the container.

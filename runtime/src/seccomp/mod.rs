@@ -11,6 +11,7 @@ pub mod profile;
 pub(crate) mod interpret;
 
 use std::io;
+use std::os::fd::OwnedFd;
 
 use berth_sys::seccomp::Instruction;
 
@@ -43,14 +44,15 @@ impl Filter {
         }
     }
 
-    /// Installs the filter on this process, for good.
+    /// Installs the filter on this process, for good, with `SECCOMP_FILTER_FLAG_*`; gives the listener when the
+    /// flags ask for one.
     ///
     /// # Errors
     /// What the kernel says.
-    pub fn install(&self) -> io::Result<()> {
+    pub fn install(&self, flags: u32) -> io::Result<Option<OwnedFd>> {
         match &self.0 {
-            Some(program) => berth_sys::seccomp::install(program),
-            None => Ok(()),
+            Some(program) => berth_sys::seccomp::install_with(program, flags),
+            None => Ok(None),
         }
     }
 }

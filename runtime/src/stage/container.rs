@@ -6,15 +6,18 @@
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use berth_sys::clone::{Options, spawn};
+use berth_sys::mount::{Change, set_attributes};
 use rustix::mount::{MoveMountFlags, UnmountFlags};
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 
 use super::failure::Step;
 use super::intermediate::{Context, Gate};
 use super::passwd::Identity;
-use super::sources::{Sources, streams};
+use super::sources::{Sources, kernel_propagation, streams};
 use super::sync::{Go, Report, report};
-use super::{devices, identity, masks, mounts, program, reaper, resolve, scratch, streams, sysctl, terminal};
+use super::{
+    devices, identity, limits, masks, mounts, program, reaper, resolve, scratch, streams, sysctl, terminal,
+};
 use crate::plan::{ExecPlan, Failure, Namespace, Plan, Process, Stdio, UserNamespace};
 use crate::seccomp::Filter;
 use crate::wire;
@@ -104,6 +107,9 @@ fn stage(context: Context<'_>, plan: &Plan, ready: &Ready) -> Result<OwnedFd, Fa
         }
         Namespace::Host => {}
     }
+    if plan.special.mount_namespace.is_some() {
+        scratch::prepare_joined()?;
+    }
     let root = attach_root(ready)?;
     let sysctls = mounts::attach_all(plan, ready, root.as_fd())?;
     devices::attach_all(plan, ready, root.as_fd())?;
@@ -122,6 +128,10 @@ fn stage(context: Context<'_>, plan: &Plan, ready: &Ready) -> Result<OwnedFd, Fa
     pivot(root.as_fd())?;
     if plan.root.readonly {
         masks::make_readonly(root.as_fd(), false).step("root", "read-only")?;
+    }
+    if let Some(propagation) = plan.special.root_propagation {
+        let change = Change { propagation: kernel_propagation(propagation), ..Change::NONE };
+        set_attributes(root.as_fd(), &change).step("root", "propagation")?;
     }
     Ok(root)
 }
@@ -171,7 +181,7 @@ fn run(
     reaper::block_signals().step("init", "signals")?;
     let program = || fail(context.sync, as_child_of_init(context, process, filter, &who));
     let child = spawn(context.single, Options::default(), program).step("init", "clone")?;
-    confine(process, filter, &who)?;
+    confine(context, process, filter, &who)?;
     reaper::wait_for(child.pid)
 }
 
@@ -213,25 +223,46 @@ fn become_program(
 ) -> Result<(), Failure> {
     let environment = program::environment(process, who);
     berth_sys::signals::reset().step("signals", "defaults")?;
-    confine(process, filter, who)?;
+    limits::run_on(&process.special.processors)?;
+    if let Some(persona) = process.special.personality {
+        berth_sys::tuning::set_personality(persona).step("personality", persona.to_string())?;
+    }
+    confine(context, process, filter, who)?;
     let found = program::find(process, &environment)?;
-    super::limits::set(&process.rlimits)?;
+    limits::set(&process.rlimits)?;
     report(context.sync, &Report::Executing, &[]).step("exec", "report")?;
     Err(program::execute(&found, process, &environment))
 }
 
 /// User, capabilities and system call filter. Without `no_new_privs` the filter takes `CAP_SYS_ADMIN` to install, so
 /// it comes first then.
-fn confine(process: &Process, filter: &Filter, who: &Identity) -> Result<(), Failure> {
+fn confine(context: Context<'_>, process: &Process, filter: &Filter, who: &Identity) -> Result<(), Failure> {
     rustix::process::umask(rustix::fs::Mode::from_raw_mode(process.umask & 0o777));
     if process.no_new_privileges {
         identity::assume(process, who)?;
         rustix::thread::set_no_new_privs(true).step("no_new_privs", "set")?;
-        filter.install().step("seccomp", "install")
+        install(context, process, filter)
     } else {
-        filter.install().step("seccomp", "install")?;
+        install(context, process, filter)?;
         identity::assume(process, who)
     }
+}
+
+/// Installs the filter; whoever answers its questions gets the descriptor on which they come.
+fn install(context: Context<'_>, process: &Process, filter: &Filter) -> Result<(), Failure> {
+    let special = &process.special;
+    let mut flags = special.seccomp_flags;
+    if special.seccomp_listener.is_some() {
+        flags |= berth_sys::seccomp::NEW_LISTENER;
+    }
+    let listener = filter.install(flags).step("seccomp", "install")?;
+    if let (Some(wanted), Some(listener)) = (&special.seccomp_listener, listener) {
+        let pid = rustix::process::getpid().as_raw_nonzero().to_string();
+        let state = wanted.state.replace("{pid}", &pid);
+        let socket = context.fds.get(wanted.socket)?;
+        wire::send_state(socket, state.as_bytes(), listener.as_fd()).step("seccomp", "listener")?;
+    }
+    Ok(())
 }
 
 /// Makes the working directory when it is missing and goes there, inside the root and through no magic link.

@@ -60,6 +60,9 @@ pub(super) fn attach_all(plan: &Plan, ready: &Ready, root: BorrowedFd<'_>) -> Re
     for (device, node) in plan.devices.iter().zip(&ready.sources.devices) {
         attach_node(node.as_fd(), root, &device.target)?;
     }
+    for (node, made) in plan.special.nodes.iter().zip(&ready.sources.nodes) {
+        attach_node(made.as_fd(), root, &node.target)?;
+    }
     Ok(())
 }
 

@@ -6,8 +6,8 @@ use rustix::fs::{FileType, OFlags};
 use rustix::io::Errno;
 use rustix::thread::{
     CapabilitySet, CapabilitySets, Gid, Uid, capabilities, clear_ambient_capability_set,
-    remove_capability_from_bounding_set, set_capabilities, set_keep_capabilities, set_thread_groups,
-    set_thread_res_gid, set_thread_res_uid,
+    configure_capability_in_ambient_set, remove_capability_from_bounding_set, set_capabilities,
+    set_keep_capabilities, set_thread_groups, set_thread_res_gid, set_thread_res_uid,
 };
 
 use super::failure::{Step, failure};
@@ -68,15 +68,28 @@ pub(super) fn assume(process: &Process, who: &Identity) -> Result<(), Failure> {
     set_thread_res_gid(gid, gid, gid).step("identity", format!("gid {}", who.gid))?;
     set_thread_res_uid(uid, uid, uid).step("identity", format!("uid {}", who.uid))?;
     set_keep_capabilities(false).step("capabilities", "keep")?;
-    // execve takes all of them from any user but root, for ambient and inheritable sets are empty; taking them
-    // now lets the look-up of the program see what the program will see.
-    let mine = if who.uid == 0 { process.capabilities } else { 0 };
     // In the host's user namespace the launcher itself may have been given less than all.
     let available = capabilities(None).step("capabilities", "get")?.permitted;
-    let set = CapabilitySet::from_bits_retain(mine & capability::ALL) & available;
-    let sets = CapabilitySets { effective: set, permitted: set, inheritable: CapabilitySet::empty() };
+    let given = |set: u64| CapabilitySet::from_bits_retain(set & capability::ALL) & available;
+    let Some(wanted) = process.special.capabilities else {
+        // execve takes all of them from any user but root, for ambient and inheritable sets are empty; taking them
+        // now lets the look-up of the program see what the program will see.
+        let set = given(if who.uid == 0 { process.capabilities } else { 0 });
+        let sets = CapabilitySets { effective: set, permitted: set, inheritable: CapabilitySet::empty() };
+        set_capabilities(None, sets).step("capabilities", "set")?;
+        return clear_ambient_capability_set().step("capabilities", "ambient");
+    };
+    let sets = CapabilitySets {
+        effective: given(wanted.effective),
+        permitted: given(wanted.permitted),
+        inheritable: given(wanted.inheritable),
+    };
     set_capabilities(None, sets).step("capabilities", "set")?;
-    clear_ambient_capability_set().step("capabilities", "ambient")
+    clear_ambient_capability_set().step("capabilities", "ambient")?;
+    for bit in given(wanted.ambient).iter() {
+        configure_capability_in_ambient_set(bit, true).step("capabilities", "ambient")?;
+    }
+    Ok(())
 }
 
 fn drop_bounding(keep: u64) -> Result<(), Failure> {

@@ -7,6 +7,7 @@
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use berth_sys::clone::{Options, SingleThreaded, spawn};
+use berth_sys::tuning::{Scheduling, set_io_priority, set_scheduling};
 use rustix::thread::{
     LinkNameSpaceType, ThreadNameSpaceType, move_into_link_name_space, move_into_thread_name_spaces,
 };
@@ -15,7 +16,9 @@ use super::failure::Step;
 use super::limits;
 use super::sources::Fds;
 use super::sync::{Report, report};
-use crate::plan::{ExecPlan, Failure, Namespace, Namespaces, Plan, Process, UserNamespace};
+use crate::plan::{
+    ExecPlan, Failure, Namespace, Namespaces, Plan, Process, TimeNamespace, TimeOffset, UserNamespace,
+};
 
 /// What every process in set-up has at hand.
 #[derive(Clone, Copy)]
@@ -45,8 +48,13 @@ pub(crate) fn launch(context: Context<'_>, plan: &Plan, child: impl FnOnce() -> 
 }
 
 /// Makes a further process of a running container.
-pub(crate) fn exec(context: Context<'_>, plan: &ExecPlan, child: impl FnOnce() -> i32) -> i32 {
-    finish(context, try_exec(context, plan, child))
+pub(crate) fn exec(
+    context: Context<'_>,
+    plan: &ExecPlan,
+    cgroup: BorrowedFd<'_>,
+    child: impl FnOnce() -> i32,
+) -> i32 {
+    finish(context, try_exec(context, plan, cgroup, child))
 }
 
 fn finish(context: Context<'_>, result: Result<(), Failure>) -> i32 {
@@ -59,16 +67,47 @@ fn finish(context: Context<'_>, result: Result<(), Failure>) -> i32 {
 fn try_launch(context: Context<'_>, plan: &Plan, child: impl FnOnce() -> i32) -> Result<(), Failure> {
     prepare_process(&plan.process)?;
     join_shared(&plan.namespaces, context.fds)?;
+    if let Some(fd) = plan.special.mount_namespace {
+        let kind = Some(LinkNameSpaceType::Mount);
+        move_into_link_name_space(context.fds.get(fd)?, kind).step("namespaces", "mount")?;
+    }
+    if let Some(TimeNamespace::Join(fd)) = plan.special.time {
+        let kind = Some(LinkNameSpaceType::Time);
+        move_into_link_name_space(context.fds.get(fd)?, kind).step("namespaces", "time")?;
+    }
     if let UserNamespace::Own { fd, .. } = plan.namespaces.user {
         let user = context.fds.get(fd)?;
         move_into_link_name_space(user, Some(LinkNameSpaceType::User)).step("user namespace", "join")?;
     }
-    let namespaces = new_namespaces(&plan.namespaces);
+    if let Some(TimeNamespace::New(offsets)) = &plan.special.time {
+        new_time_namespace(offsets)?;
+    }
+    let mut namespaces = new_namespaces(&plan.namespaces);
+    if plan.special.mount_namespace.is_some() {
+        namespaces &= !u64::from(libc::CLONE_NEWNS.unsigned_abs());
+    }
     let options = Options { namespaces, sibling: true, cgroup: Some(context.fds.get(plan.cgroup)?) };
     clone_and_report(context, options, child)
 }
 
-fn try_exec(context: Context<'_>, plan: &ExecPlan, child: impl FnOnce() -> i32) -> Result<(), Failure> {
+/// The next process made lives in it: its offsets can be set only as long as none does.
+fn new_time_namespace(offsets: &[TimeOffset]) -> Result<(), Failure> {
+    // libc has the flag, nix does not.
+    let flag = nix::sched::CloneFlags::from_bits_retain(libc::CLONE_NEWTIME);
+    nix::sched::unshare(flag).step("namespaces", "time")?;
+    for one in offsets {
+        let line = format!("{} {} {}\n", one.clock, one.seconds, one.nanoseconds);
+        std::fs::write("/proc/self/timens_offsets", &line).step("time offsets", line.trim_end())?;
+    }
+    Ok(())
+}
+
+fn try_exec(
+    context: Context<'_>,
+    plan: &ExecPlan,
+    cgroup: BorrowedFd<'_>,
+    child: impl FnOnce() -> i32,
+) -> Result<(), Failure> {
     prepare_process(&plan.process)?;
     let target = context.fds.get(plan.target)?;
     let shared = ThreadNameSpaceType::NETWORK
@@ -81,7 +120,7 @@ fn try_exec(context: Context<'_>, plan: &ExecPlan, child: impl FnOnce() -> i32) 
         own |= ThreadNameSpaceType::USER;
     }
     move_into_thread_name_spaces(target, own).step("namespaces", "join")?;
-    let options = Options { namespaces: 0, sibling: true, cgroup: Some(context.fds.get(plan.cgroup)?) };
+    let options = Options { namespaces: 0, sibling: true, cgroup: Some(cgroup) };
     clone_and_report(context, options, child)
 }
 
@@ -99,7 +138,20 @@ fn clone_and_report(
 fn prepare_process(process: &Process) -> Result<(), Failure> {
     let score = process.oom_score_adj.clamp(-1000, 1000).to_string();
     std::fs::write("/proc/self/oom_score_adj", &score).step("oom score", &score)?;
-    limits::raise_hard(&process.rlimits)
+    limits::raise_hard(&process.rlimits)?;
+    // Places that are better than an ordinary one take the host's privilege.
+    let special = &process.special;
+    if let Some(wanted) = special.scheduler {
+        let mut scheduling = Scheduling::default();
+        (scheduling.policy, scheduling.flags, scheduling.nice) = (wanted.policy, wanted.flags, wanted.nice);
+        (scheduling.priority, scheduling.runtime) = (wanted.priority, wanted.runtime);
+        (scheduling.deadline, scheduling.period) = (wanted.deadline, wanted.period);
+        set_scheduling(&scheduling).step("scheduler", format!("policy {}", wanted.policy))?;
+    }
+    if let Some(priority) = special.io_priority {
+        set_io_priority(priority).step("io priority", priority.to_string())?;
+    }
+    limits::run_on(&special.first_processors)
 }
 
 /// Joins namespaces that may belong to another user namespace, which takes the host's privileges.

@@ -3,6 +3,7 @@
 
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use rustix::io::Errno;
+use rustix::thread::{CpuSet, sched_setaffinity};
 
 use super::failure::{Step, failure};
 use crate::plan::{Failure, Rlimit};
@@ -30,6 +31,22 @@ const RESOURCES: [(Resource, &str); 16] = [
 fn resource(number: u32) -> Result<(Resource, &'static str), Failure> {
     let found = usize::try_from(number).ok().and_then(|index| RESOURCES.get(index));
     found.copied().ok_or_else(|| failure("limit", &format!("number {number}"), Errno::INVAL))
+}
+
+/// Lets the process run on these processors only; none named leaves them as they are.
+pub(super) fn run_on(processors: &[u32]) -> Result<(), Failure> {
+    if processors.is_empty() {
+        return Ok(());
+    }
+    let mut set = CpuSet::new();
+    for number in processors {
+        let place = usize::try_from(*number).unwrap_or(usize::MAX);
+        if place >= CpuSet::MAX_CPU {
+            return Err(failure("processors", &number.to_string(), Errno::INVAL));
+        }
+        set.set(place);
+    }
+    sched_setaffinity(None, &set).step("processors", format!("{processors:?}"))
 }
 
 /// Raises hard limits that are below what is wanted.

@@ -2,6 +2,7 @@
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
+use berth_sys::mount::{Change, set_attributes};
 use rustix::fs::OFlags;
 use rustix::io::Errno;
 use rustix::mount::{
@@ -12,7 +13,7 @@ use rustix::mount::{
 use super::container::Ready;
 use super::failure::{Step, failure};
 use super::resolve::{Kind, kind_of, open_in, open_or_make};
-use super::sources::flags_of;
+use super::sources::{flags_of, kernel_propagation};
 use super::{copy_up, devices};
 use crate::plan::{Failure, Mount, MountSource, Plan};
 
@@ -31,9 +32,11 @@ pub(super) fn attach_all(
         match (&mount.source, bind) {
             (MountSource::Bind { copy_up, .. }, Some(tree)) => {
                 attach_bind(mount, tree.as_fd(), root, *copy_up)?;
+                set_propagation(mount, tree.as_fd())?;
             }
             (MountSource::Fs { kind, options }, _) => {
                 let made = attach_fs(mount, kind, options, ready, root)?;
+                set_propagation(mount, made.as_fd())?;
                 if kind == "proc" {
                     procfs = Some(made);
                 }
@@ -44,6 +47,13 @@ pub(super) fn attach_all(
         }
     }
     Ok(procfs)
+}
+
+/// Last of all, for a shared mount would spread what is attached to it.
+fn set_propagation(mount: &Mount, tree: BorrowedFd<'_>) -> Result<(), Failure> {
+    let Some((propagation, recursive)) = mount.special.propagation else { return Ok(()) };
+    let change = Change { propagation: kernel_propagation(propagation), recursive, ..Change::NONE };
+    set_attributes(tree, &change).step("mount", &mount.target)
 }
 
 fn attach_bind(
@@ -76,12 +86,16 @@ fn attach_fs(
     }
     let attributes = MountAttrFlags::from_bits_retain(u32::try_from(flags_of(mount)).unwrap_or(0));
     let target = open_or_make(root, &mount.target, Kind::Directory).step("mount", &mount.target)?;
-    let made = match (make(kind, options, attributes), &ready.sources.host_sys) {
+    let source = mount.special.source.as_str();
+    let made = match (make(kind, source, options, attributes), &ready.sources.host_sys) {
         (Err(Errno::PERM), Some(host_sys)) if kind == "sysfs" => {
             host_sys.try_clone().step("mount", &mount.target)?
         }
         (made, _) => made.step("mount", &mount.target)?,
     };
+    if mount.special.copy_up && kind == "tmpfs" {
+        copy_up::fill(target.as_fd(), made.as_fd()).step("mount", &mount.target)?;
+    }
     if kind == "tmpfs" && mount.target.trim_end_matches('/') == "/dev" {
         devices::fill(made.as_fd())?;
     }
@@ -89,9 +103,17 @@ fn attach_fs(
     Ok(made)
 }
 
-fn make(kind: &str, options: &[String], attributes: MountAttrFlags) -> rustix::io::Result<OwnedFd> {
+fn make(
+    kind: &str,
+    source: &str,
+    options: &[String],
+    attributes: MountAttrFlags,
+) -> rustix::io::Result<OwnedFd> {
     let kernel_name = if kind == "cgroup" { "cgroup2" } else { kind };
     let context = fsopen(kernel_name, FsOpenFlags::FSOPEN_CLOEXEC)?;
+    if !source.is_empty() {
+        fsconfig_set_string(context.as_fd(), "source", source)?;
+    }
     for option in options {
         match option.split_once('=') {
             Some((key, value)) => fsconfig_set_string(context.as_fd(), key, value)?,

@@ -127,6 +127,7 @@ mod tests {
             oom_score_adj: 0,
             umask: 0o22,
             stdio: Stdio::Fds([Fd(0), Fd(1), Fd(2)]),
+            special: crate::plan::ProcessSpecial::default(),
         }
     }
 

@@ -41,6 +41,13 @@ pub(crate) fn prepare() -> Result<(), Failure> {
     Ok(())
 }
 
+/// The same in a mount namespace that was joined: nothing of the set-up shall reach the namespaces it is a peer of.
+pub(crate) fn prepare_joined() -> Result<(), Failure> {
+    let slave = MountPropagationFlags::DOWNSTREAM | MountPropagationFlags::REC;
+    rustix::mount::mount_change("/", slave).step("scratch", "propagation")?;
+    prepare()
+}
+
 /// Leaves the mounts a container's set-up needs (`/`, `/proc`, `/sys`, `/dev`) and drops the others from this
 /// mount namespace: each mount here is copied at each start, and would keep its file system busy at shutdown.
 pub(crate) fn make_private() -> Result<(), Failure> {

@@ -12,7 +12,8 @@ use rustix::mount::OpenTreeFlags;
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 
 use super::failure::{Step, failure};
-use crate::plan::{Failure, Fd, Mount, MountSource, Namespace, Plan, Stdio, UserNamespace};
+use super::nodes;
+use crate::plan::{self, Failure, Fd, Mount, MountSource, Namespace, Plan, Stdio, UserNamespace};
 
 /// Descriptors that came beside a plan.
 #[derive(Clone, Copy, Debug)]
@@ -63,6 +64,8 @@ pub(crate) struct Sources {
     pub(crate) binds: Vec<Option<OwnedFd>>,
     /// For each device of the plan: its node, detached.
     pub(crate) devices: Vec<OwnedFd>,
+    /// For each node of the plan that is made: the same.
+    pub(crate) nodes: Vec<OwnedFd>,
     /// The host's `/sys`, detached, for containers that may not mount their own (network namespace of another).
     pub(crate) host_sys: Option<OwnedFd>,
 }
@@ -84,7 +87,8 @@ pub(crate) fn detach(
     owners: Owners,
 ) -> Result<Sources, Failure> {
     let user = user_namespace(plan, fds)?;
-    let sources = namespaces.in_host(|| clone_all(plan, fds))?;
+    let mut sources = namespaces.in_host(|| clone_all(plan, fds))?;
+    sources.nodes = nodes::make(&plan.special.nodes)?;
     let shift = user.filter(|_| owners == Owners::Shifted);
     let idmap = Change { idmap: shift, propagation: Propagation::Private, ..Change::NONE };
     for (index, layer) in sources.layers.iter().chain(&sources.writable).enumerate() {
@@ -92,7 +96,8 @@ pub(crate) fn detach(
     }
     for (mount, tree) in plan.mounts.iter().zip(&sources.binds) {
         if let Some(tree) = tree {
-            set_bind_attributes(mount, tree.as_fd(), user)?;
+            let own = mount.special.idmap.map(|fd| fds.get(fd)).transpose()?;
+            set_bind_attributes(mount, tree.as_fd(), own.or(user))?;
         }
     }
     for (device, node) in plan.devices.iter().zip(&sources.devices) {
@@ -122,7 +127,7 @@ fn clone_all(plan: &Plan, fds: Fds<'_>) -> Result<Sources, Failure> {
     };
     let devices = plan.devices.iter().map(node).collect::<Result<_, _>>()?;
     let host_sys = if needs_host_sys(plan, fds)? { Some(clone_sys()?) } else { None };
-    Ok(Sources { layers, writable, binds, devices, host_sys })
+    Ok(Sources { layers, writable, binds, devices, nodes: Vec::new(), host_sys })
 }
 
 fn clone_bind(mount: &Mount, fds: Fds<'_>) -> Result<Option<OwnedFd>, Failure> {
@@ -188,23 +193,49 @@ fn set_bind_attributes(
     user: Option<BorrowedFd<'_>>,
 ) -> Result<(), Failure> {
     let MountSource::Bind { idmap, recursive, slave, .. } = mount.source else { return Ok(()) };
+    let special = &mount.special;
     let change = Change {
         set: flags_of(mount),
-        clear: 0,
-        propagation: if slave { Propagation::Slave } else { Propagation::Private },
+        clear: special.clear,
+        propagation: match special.propagation {
+            // The clone stays a peer of its source, or becomes its follower when all is attached.
+            Some((plan::Propagation::Shared | plan::Propagation::Slave, _)) => Propagation::Unchanged,
+            _ if slave => Propagation::Slave,
+            _ => Propagation::Private,
+        },
         idmap: if idmap { user } else { None },
-        recursive,
+        recursive: recursive && special.propagation.is_none() && special.clear == 0,
     };
     let unshifted = Change { idmap: None, ..change };
     match attributes::set_attributes(tree, &change) {
         // The file system cannot shift owners (tmpfs before Linux 6.3, procfs, network file systems). Shown as it is,
         // its files belong to nobody inside, and the container has what everybody has.
-        Err(error) if change.idmap.is_some() && error.raw_os_error() == Some(libc::EINVAL) => {
+        Err(error)
+            if change.idmap.is_some()
+                && special.idmap.is_none()
+                && error.raw_os_error() == Some(libc::EINVAL) =>
+        {
             attributes::set_attributes(tree, &unshifted)
         }
         result => result,
     }
-    .step("mount", &mount.target)
+    .step("mount", &mount.target)?;
+    if special.recursive_set | special.recursive_clear != 0 {
+        let (set, clear) = (special.recursive_set, special.recursive_clear);
+        let below = Change { set, clear, recursive: true, ..Change::NONE };
+        attributes::set_attributes(tree, &below).step("mount", &mount.target)?;
+    }
+    Ok(())
+}
+
+/// The plan's word for what the kernel calls it.
+pub(crate) fn kernel_propagation(wanted: plan::Propagation) -> Propagation {
+    match wanted {
+        plan::Propagation::Private => Propagation::Private,
+        plan::Propagation::Slave => Propagation::Slave,
+        plan::Propagation::Shared => Propagation::Shared,
+        plan::Propagation::Unbindable => Propagation::Unbindable,
+    }
 }
 
 /// The `MOUNT_ATTR_*` bits of a mount.
@@ -215,7 +246,7 @@ pub(crate) fn flags_of(mount: &Mount) -> u64 {
         (mount.nodev, attributes::NODEV),
         (mount.noexec, attributes::NOEXEC),
     ];
-    choices.iter().filter(|(chosen, _)| *chosen).fold(0, |set, (_, bit)| set | bit)
+    choices.iter().filter(|(chosen, _)| *chosen).fold(mount.special.set, |set, (_, bit)| set | bit)
 }
 
 /// The three standard streams of a plan, or none for a terminal.

@@ -11,6 +11,16 @@ pub const NOSUID: u64 = libc::MOUNT_ATTR_NOSUID;
 pub const NODEV: u64 = libc::MOUNT_ATTR_NODEV;
 /// No programs.
 pub const NOEXEC: u64 = libc::MOUNT_ATTR_NOEXEC;
+/// The bits that say how access times are kept; to be cleared whenever one is set.
+pub const ATIME: u64 = libc::MOUNT_ATTR__ATIME;
+/// Access times are not kept.
+pub const NOATIME: u64 = libc::MOUNT_ATTR_NOATIME;
+/// Access times are always kept.
+pub const STRICTATIME: u64 = libc::MOUNT_ATTR_STRICTATIME;
+/// Access times of directories are not kept.
+pub const NODIRATIME: u64 = libc::MOUNT_ATTR_NODIRATIME;
+/// No symbolic link is followed.
+pub const NOSYMFOLLOW: u64 = libc::MOUNT_ATTR_NOSYMFOLLOW;
 
 /// Propagation of mounts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -21,6 +31,10 @@ pub enum Propagation {
     Private,
     /// `MS_SLAVE`.
     Slave,
+    /// `MS_SHARED`.
+    Shared,
+    /// `MS_UNBINDABLE`.
+    Unbindable,
 }
 
 /// What changes on a mount.
@@ -56,6 +70,8 @@ pub fn set_attributes(mount: BorrowedFd<'_>, change: &Change<'_>) -> io::Result<
             Propagation::Unchanged => 0,
             Propagation::Private => libc::MS_PRIVATE,
             Propagation::Slave => libc::MS_SLAVE,
+            Propagation::Shared => libc::MS_SHARED,
+            Propagation::Unbindable => libc::MS_UNBINDABLE,
         },
         userns_fd: 0,
     };

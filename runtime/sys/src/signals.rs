@@ -2,6 +2,7 @@
 //! real-time signals, rustix no pid), and the dispositions a new program expects.
 
 use std::io;
+use std::os::fd::{AsRawFd, BorrowedFd};
 
 /// A child that ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -54,6 +55,18 @@ fn wait(kind: libc::idtype_t, id: libc::id_t, flags: libc::c_int) -> io::Result<
         _ => (status.saturating_add(128), status),
     };
     Ok(Some(Ended { pid, code, signal }))
+}
+
+/// Sends a signal by number, real-time ones included, to the process behind a pidfd.
+///
+/// # Errors
+/// `ESRCH` when it has ended, `EINVAL` when there is no such signal.
+pub fn send(pidfd: BorrowedFd<'_>, signal: i32) -> io::Result<()> {
+    // SAFETY: no memory is passed; what a signal does to another process breaks nothing here.
+    let result = unsafe {
+        libc::syscall(libc::SYS_pidfd_send_signal, pidfd.as_raw_fd(), signal, std::ptr::null::<()>(), 0)
+    };
+    crate::checked(result).map(drop)
 }
 
 /// Sets every signal to its default action and unblocks all: Rust ignores SIGPIPE, and PID 1 blocks everything.

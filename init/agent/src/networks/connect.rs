@@ -131,6 +131,9 @@ impl Networks {
 
     /// Shows the names of a container that has come to a network.
     fn arrived(&self, container: &str, network: &str) {
+        if let Some(place) = self.lock().places.get_mut(&(container.to_owned(), network.to_owned())) {
+            place.arrived = true;
+        }
         // Its other networks' servers learn of this one.
         self.show_names_of(container);
         self.tell(network, "connect", Some(container));
@@ -172,6 +175,7 @@ impl Networks {
                     parent: parent.clone(),
                     kind: *kind,
                     container_name: record.interface,
+                    made_as: format!("direct{}", record.endpoint_id.get(..7).unwrap_or_default()),
                     mac,
                     addresses,
                     gateways,
@@ -202,6 +206,7 @@ impl Networks {
             "eth0".clone_into(&mut place.record.interface);
         }
         place.held = held;
+        place.arrived = true;
         let mut known = self.lock();
         let addresses = place.addresses();
         if let Some(network) = known.networks.get_mut(network)

@@ -37,12 +37,14 @@ impl Networks {
         if networks.is_empty() {
             return;
         }
-        let gone: Vec<Place> =
-            networks.iter().filter_map(|network| self.take_out(container, network)).collect();
-        self.withdraw(&gone);
+        let mut gone = Vec::new();
         for network in &networks {
+            gone.extend(self.take_out(container, network));
+        }
+        self.withdraw(&gone);
+        for (network, place) in networks.iter().zip(&gone) {
             self.show_names(network);
-            self.tell(network, "disconnect", Some(container));
+            self.told_left(container, network, place);
         }
         drop(gone);
         self.sweep_aside();
@@ -67,8 +69,14 @@ impl Networks {
         }
         self.sweep();
         self.set_gateways(container, netns);
-        self.tell(network, "disconnect", Some(container));
+        self.told_left(container, network, &gone);
         self.endpoints(container)
+    }
+
+    fn told_left(&self, container: &str, network: &str, place: &Place) {
+        if place.arrived {
+            self.tell(network, "disconnect", Some(container));
+        }
     }
 
     fn take_out(&self, container: &str, network: &str) -> Option<Place> {

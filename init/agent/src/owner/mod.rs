@@ -84,6 +84,7 @@ impl Owner {
         events: broadcast::Sender<Event>,
     ) -> Self {
         let (happenings, happened) = mpsc::channel(HAPPENINGS);
+        machinery.volumes.tell(events.clone());
         Self {
             machinery,
             copier,

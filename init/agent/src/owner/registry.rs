@@ -303,6 +303,22 @@ impl Owner {
         all
     }
 
+    /// Tells that a container's volumes are mounted, or no more.
+    pub(super) fn tell_volumes(&self, id: &str, action: &str) {
+        let Some(container) = self.containers.get(id) else { return };
+        for mount in &container.record.mounts {
+            let MountKind::Volume { name, .. } = &mount.kind else { continue };
+            let more = [
+                ("container", id),
+                ("destination", mount.target.as_str()),
+                ("propagation", ""),
+                ("read/write", if mount.readonly { "false" } else { "true" }),
+            ];
+            let told = if action == "mount" { &more[..] } else { &more[..1] };
+            self.machinery.volumes.announce(name, action, told);
+        }
+    }
+
     /// A container that uses a volume.
     pub(super) fn volume_user(&self, volume: &str) -> Option<Id> {
         let uses = |container: &&Container| {

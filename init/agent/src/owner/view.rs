@@ -75,6 +75,7 @@ fn networks(record: &Record) -> BTreeMap<String, Endpoint> {
             mac: place.mac,
             ip6,
             wanted: settings.ipam_config.clone(),
+            asked: settings.clone(),
             aliases,
             dns_names: record.names_in(name),
         };

@@ -24,6 +24,7 @@ pub(crate) use mounts::resolve as resolve_mounts;
 pub(crate) use plan::{ended, environment, program, user_process};
 pub(crate) use streams::{Ends, input_name, pipes, streams_name};
 
+use crate::files::hold;
 use crate::init_link::Init;
 use crate::launcher::{self, OwnedSlot, Slots};
 use crate::networks::{Member, Networks};
@@ -77,6 +78,9 @@ pub(crate) struct Launched {
     pub(crate) endpoints: Vec<(String, EndpointRecord)>,
 }
 
+/// How long a start waits for those who copy the stopped container's files.
+const COPY_PATIENCE: std::time::Duration = std::time::Duration::from_secs(30);
+
 /// Starts run `attempt.run` of a container.
 pub(crate) fn start(
     machinery: &Machinery,
@@ -104,6 +108,8 @@ fn start_steps(
     let image = machinery.images.find(&record.image_id).map_err(|error| StartError::image(&error))?;
     let lease = machinery.images.hold(&image);
     let layers = machinery.images.layer_dirs(&image);
+    let hold = hold::take(&machinery.store.dir(&record.id).join("rw"), COPY_PATIENCE)
+        .map_err(StartError::io("files"))?;
 
     let group = Group::create(machinery.cgroups.as_fd(), &record.id).map_err(StartError::io("cgroup"))?;
     group.set(&limits(record)).map_err(StartError::io("cgroup"))?;
@@ -141,6 +147,7 @@ fn start_steps(
     let started = launcher::connect()
         .and_then(|mut launcher| launcher.launch(&plan, &fds))
         .map_err(StartError::launch)?;
+    drop(hold);
     drop(lease);
     let ends = streams.started(started.terminal, &machinery.init, &record.id, attempt.run)?;
     let base = slot.map(|slot| slot.base);

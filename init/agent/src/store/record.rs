@@ -152,6 +152,9 @@ pub(crate) enum MountKind {
         anonymous: bool,
         /// Fill from the image when empty.
         copy_up: bool,
+        /// Only this directory or file of it; empty for all.
+        #[serde(default)]
+        subpath: String,
     },
     /// A directory or file of the host.
     Bind {
