@@ -8,6 +8,7 @@ use crate::pki::Pki;
 use crate::registry::Registry;
 use crate::{oci, session};
 use anyhow::{Context, Result, ensure};
+use berth_api::host::Status;
 use std::fs;
 use std::time::Instant;
 
@@ -57,6 +58,23 @@ impl Site {
         let within = guest.within(30);
         guest.connect_api(&self.pki, within)?;
         Ok(guest)
+    }
+
+    /// Has the agent crash, and waits until the next one has taken containers and their networks over.
+    pub fn crash_agent(&self, guest: &mut Guest) -> Result<()> {
+        let within = guest.within(30);
+        // The connection may have been idle for long.
+        guest.connect_api(&self.pki, within)?;
+        let mark = guest.console().mark();
+        // The answer and the end of the agent may pass each other.
+        let _ = guest.post("/host/v1/agent/crash", &serde_json::Value::Null);
+        guest.console().wait_for(mark, "agent: api ready on 0.0.0.0", within)?;
+        guest.connect_api(&self.pki, within)?;
+        guest.until("container networks", within, |guest| {
+            let status: Status = guest.get("/host/v1/status")?;
+            let ready = status.boot.iter().any(|phase| phase.name == "container networks ready");
+            Ok(ready.then_some(()))
+        })
     }
 
     /// The docker command line for a guest of this site.

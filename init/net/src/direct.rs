@@ -60,6 +60,8 @@ pub struct DirectPort {
     pub kind: Kind,
     /// Interface name in the container (`eth0`).
     pub container_name: String,
+    /// The name it is made under, at most 15 bytes: the kernel wants one that is free on the machine too.
+    pub made_as: String,
     /// Ethernet address, for macvlan.
     pub mac: Mac,
     /// Addresses with the prefix lengths of the subnets.
@@ -94,12 +96,25 @@ pub fn attach(netns: BorrowedFd<'_>, port: &DirectPort) -> Result<(), AttachErro
         gateways: if routed { &[] } else { &port.gateways },
         device_routes: &on_link,
     };
-    let made = inside(netns, || container_side(name, &inner));
+    let made = inside(netns, || rename(&port.made_as, name).and_then(|()| container_side(name, &inner)));
     if made.is_err() {
         // It goes with its namespace in any case.
         let _ = detach(netns, name);
+        let _ = detach(netns, &port.made_as);
     }
     made
+}
+
+/// To be called inside the namespace.
+fn rename(from: &str, to: &str) -> Result<(), AttachError> {
+    let socket = |source| AttachError::Socket { name: to.to_owned(), source };
+    let mut route = Route::open().map_err(socket)?;
+    let index = route.index_of(from).map_err(socket)?;
+    let mut message = LinkMessage::default();
+    message.header.index = index.ok_or_else(|| socket(io::Error::from(io::ErrorKind::NotFound)))?;
+    message.attributes.push(LinkAttribute::IfName(to.to_owned()));
+    let outcome = route.apply(&[new_link(&message, 0)]).map_err(socket)?;
+    outcome.map_err(|(_, source)| AttachError::Refused { name: to.to_owned(), step: "name", source })
 }
 
 /// Removes the interface of that name from the namespace; one that is not there is fine.
@@ -117,7 +132,7 @@ pub fn detach(netns: BorrowedFd<'_>, name: &str) -> Result<(), AttachError> {
 
 fn create(netns: BorrowedFd<'_>, port: &DirectPort, parent: u32) -> Request {
     let mut message = LinkMessage::default();
-    message.attributes.push(LinkAttribute::IfName(port.container_name.clone()));
+    message.attributes.push(LinkAttribute::IfName(port.made_as.clone()));
     message.attributes.push(LinkAttribute::Link(parent));
     message.attributes.push(LinkAttribute::NetNsFd(netns.as_raw_fd()));
     if let Some(mtu) = port.mtu {

@@ -33,7 +33,8 @@ fn container(kind: Kind, last: u8) -> Result<OwnedFd, AttachError> {
     let port = DirectPort {
         parent: "wire0".into(),
         kind,
-        container_name: "eth0".into(),
+        container_name: "wire0".into(),
+        made_as: format!("direct{last}"),
         mac: Mac([2, 0x42, 10, 9, 0, last]),
         addresses: vec![net(&format!("10.9.0.{last}/24"))],
         gateways: vec![ip("10.9.0.254")],
@@ -57,7 +58,7 @@ fn reach(kind: Kind) -> Option<[bool; 3]> {
     serve(two.as_fd(), "0.0.0.0:80");
     let reached = ["10.9.0.254:80", "10.9.0.3:80", "10.9.0.1:80"]
         .map(|address| within(one.as_fd(), || get(address)) == Ok("10.9.0.2".to_owned()));
-    direct::detach(one.as_fd(), "eth0").unwrap();
+    direct::detach(one.as_fd(), "wire0").unwrap();
     assert!(within(one.as_fd(), || get("10.9.0.254:80")).is_err());
     run(&["link del wire0"]);
     Some(reached)

@@ -18,7 +18,8 @@ const USAGE: &str = "probe VERB …
   cat PATH  ls PATH      write PATH TEXT…      append PATH TEXT…    sockets  limits
   http PORT              connect HOST PORT     fetch HOST PORT PATH listen PORT
   serve PORT…            reach PROTO/HOST:PORT…                      scan HOST FIRST LAST
-  defenceless FAMILY     surface               ask SOCKET PATH
+  resolve HOST           keep-asking HOST                           ask SOCKET PATH
+  defenceless FAMILY     surface
   alloc MIB              spin SECONDS          fork N               fill PATH MIB";
 
 fn main() -> ExitCode {
@@ -73,6 +74,8 @@ fn run(words: &[&str]) -> Result<u8, String> {
         ["reach", targets @ ..] => reach::reach(targets),
         ["scan", host, first, last] => reach::scan(host, port_number(first)?, port_number(last)?),
         ["defenceless", family] => reach::defenceless(family),
+        ["resolve", host] => network::show_address(host),
+        ["keep-asking", host] => network::keep_asking(host),
         ["fetch", host, port, path] => network::fetch(host, port_number(port)?, path),
         ["ask", socket, path] => network::ask(socket, path),
         _ => Err(format!("no such verb\n{USAGE}")),

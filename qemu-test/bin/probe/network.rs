@@ -1,13 +1,17 @@
 //! Verbs that use the network. Names are resolved here by asking the name server of `/etc/resolv.conf`.
 
 use super::work::print;
+use nix::sys::signal::{SigSet, Signal};
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::os::unix::net::UnixStream;
-use std::time::Duration;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
 
 const DEADLINE: Duration = Duration::from_secs(5);
 const DNS_PORT: u16 = 53;
+/// Between two questions of the one that keeps asking.
+const ASKING_PAUSE: Duration = Duration::from_millis(20);
 const TYPE_A: u16 = 1;
 /// A DNS message's fixed head; unit: bytes.
 const DNS_HEADER_BYTES: usize = 12;
@@ -87,6 +91,36 @@ pub(crate) fn ask(socket: &str, path: &str) -> Result<u8, String> {
     let mut answer = String::new();
     stream.read_to_string(&mut answer).map_err(|error| format!("reading: {error}"))?;
     print(answer.split_once("\r\n\r\n").map_or(answer.as_str(), |(_, body)| body).trim_end())
+}
+
+/// Prints the address of a name.
+pub(crate) fn show_address(host: &str) -> Result<u8, String> {
+    print(&resolve(host)?.to_string())
+}
+
+/// Asks for a name until a signal to end comes; says how often and how often in vain.
+pub(crate) fn keep_asking(host: &str) -> Result<u8, String> {
+    static ENDED: AtomicBool = AtomicBool::new(false);
+    let mut term = SigSet::empty();
+    term.add(Signal::SIGTERM);
+    // Blocked before the other thread is made, so that the signal waits for it.
+    term.thread_block().map_err(|error| error.to_string())?;
+    std::thread::spawn(move || {
+        let _ = term.wait();
+        ENDED.store(true, Ordering::Relaxed);
+    });
+    let (mut asked, mut failed, mut slowest) = (0_u32, 0_u32, Duration::ZERO);
+    while !ENDED.load(Ordering::Relaxed) {
+        let began = Instant::now();
+        asked += 1;
+        if let Err(error) = resolve(host) {
+            failed += 1;
+            eprintln!("{error}");
+        }
+        slowest = slowest.max(began.elapsed());
+        std::thread::sleep(ASKING_PAUSE);
+    }
+    print(&format!("{asked} asked, {failed} failed, slowest {} ms", slowest.as_millis()))
 }
 
 fn resolve(host: &str) -> Result<IpAddr, String> {

@@ -20,8 +20,8 @@ const TRIES: usize = 2;
 /// Longest answer in bytes.
 const ANSWER_BYTES: usize = 256;
 /// Longest wait for a port in a scan, and how many are asked at a time.
-const SCAN_PATIENCE: Duration = Duration::from_millis(300);
-const SCAN_THREADS: usize = 256;
+const SCAN_PATIENCE: Duration = Duration::from_secs(1);
+const SCAN_THREADS: usize = 1024;
 
 /// Says name and peer to every TCP connection and UDP packet on the ports.
 pub(crate) fn serve(ports: &[u16]) -> Result<u8, String> {

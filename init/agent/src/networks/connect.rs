@@ -93,7 +93,7 @@ impl Networks {
         // The network it was made for has the first interface; the others follow by name.
         wanted.sort_by_key(|wanted| (Some(&wanted.network) != first.as_ref(), &wanted.network));
         for wanted in &wanted {
-            self.lock().reserve(member, wanted)?;
+            self.reserve(member, wanted)?;
         }
         self.publish(member)?;
         for wanted in &wanted {
@@ -115,7 +115,7 @@ impl Networks {
         netns: BorrowedFd<'_>,
     ) -> Result<Endpoints, ConnectError> {
         let wanted = member.of_network(network).ok_or_else(|| ConnectError::NoNetwork(network.to_owned()))?;
-        self.lock().reserve(member, wanted)?;
+        self.reserve(member, wanted)?;
         let made = self
             .publish(member)
             .and_then(|()| self.attach(&member.id, network, netns).map_err(ConnectError::Interface))
@@ -131,6 +131,9 @@ impl Networks {
 
     /// Shows the names of a container that has come to a network.
     fn arrived(&self, container: &str, network: &str) {
+        if let Some(place) = self.lock().places.get_mut(&(container.to_owned(), network.to_owned())) {
+            place.arrived = true;
+        }
         // Its other networks' servers learn of this one.
         self.show_names_of(container);
         self.tell(network, "connect", Some(container));
@@ -172,6 +175,7 @@ impl Networks {
                     parent: parent.clone(),
                     kind: *kind,
                     container_name: record.interface,
+                    made_as: format!("direct{}", record.endpoint_id.get(..7).unwrap_or_default()),
                     mac,
                     addresses,
                     gateways,
@@ -202,6 +206,7 @@ impl Networks {
             "eth0".clone_into(&mut place.record.interface);
         }
         place.held = held;
+        place.arrived = true;
         let mut known = self.lock();
         let addresses = place.addresses();
         if let Some(network) = known.networks.get_mut(network)

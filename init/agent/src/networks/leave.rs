@@ -2,15 +2,17 @@
 //! processor, goes on a thread of its own, and only then is the address somebody else's.
 
 use std::os::fd::BorrowedFd;
-use std::sync::Arc;
-use std::time::Duration;
+use std::sync::{Arc, PoisonError};
+use std::time::{Duration, Instant};
 
 use berth_net::conntrack::{self, Flow};
 use berth_net::ports::Held;
 use berth_net::{direct, veth};
 
+use super::connect::ConnectError;
 use super::place::{Place, addresses};
 use super::registry::{Known, Networks};
+use super::wanted::{Member, Wanted};
 use crate::store::EndpointRecord;
 
 /// Longest wait for interfaces of a network that is to be removed: many may be going, some tens of ms each.
@@ -35,12 +37,14 @@ impl Networks {
         if networks.is_empty() {
             return;
         }
-        let gone: Vec<Place> =
-            networks.iter().filter_map(|network| self.take_out(container, network)).collect();
-        self.withdraw(&gone);
+        let mut gone = Vec::new();
         for network in &networks {
+            gone.extend(self.take_out(container, network));
+        }
+        self.withdraw(&gone);
+        for (network, place) in networks.iter().zip(&gone) {
             self.show_names(network);
-            self.tell(network, "disconnect", Some(container));
+            self.told_left(container, network, place);
         }
         drop(gone);
         self.sweep_aside();
@@ -65,8 +69,14 @@ impl Networks {
         }
         self.sweep();
         self.set_gateways(container, netns);
-        self.tell(network, "disconnect", Some(container));
+        self.told_left(container, network, &gone);
         self.endpoints(container)
+    }
+
+    fn told_left(&self, container: &str, network: &str, place: &Place) {
+        if place.arrived {
+            self.tell(network, "disconnect", Some(container));
+        }
     }
 
     fn take_out(&self, container: &str, network: &str) -> Option<Place> {
@@ -145,7 +155,7 @@ impl Networks {
 
     /// Removes the interfaces of places that are gone, then their rules and flows, then gives their addresses back.
     fn sweep(&self) {
-        let _one_at_a_time = self.sweeper.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let _one_at_a_time = self.sweeper.lock().unwrap_or_else(PoisonError::into_inner);
         let batch = self.lock().leaving.clone();
         for leaving in batch.iter().filter(|leaving| !leaving.record.host_name.is_empty()) {
             let name = &leaving.record.host_name;
@@ -170,6 +180,22 @@ impl Networks {
         }
         known.leaving.retain(|it| !of_batch(it));
         self.left.notify_all();
+    }
+
+    /// Takes addresses for a container. Those on their way back to the pool are waited for: a container that starts again
+    /// asks for the address it has just left.
+    pub(super) fn reserve(&self, member: &Member, wanted: &Wanted) -> Result<(), ConnectError> {
+        let deadline = Instant::now() + GONE_TIMEOUT;
+        let mut known = self.lock();
+        loop {
+            let made = known.reserve(member, wanted);
+            let returning = known.leaving.iter().any(|leaving| leaving.network == wanted.network);
+            let left = deadline.saturating_duration_since(Instant::now());
+            if !matches!(made, Err(ConnectError::Address(_))) || !returning || left.is_zero() {
+                return made;
+            }
+            known = self.left.wait_timeout(known, left).unwrap_or_else(PoisonError::into_inner).0;
+        }
     }
 
     /// Waits until no interface of a network is on its way out.

@@ -28,6 +28,8 @@ pub(super) struct Place {
     pub(super) record: EndpointRecord,
     /// Sockets that hold the published ports; closing them gives the ports back.
     pub(super) held: Vec<Held>,
+    /// It was told of; a start that fails half-way is not.
+    pub(super) arrived: bool,
 }
 
 impl Place {
@@ -39,6 +41,7 @@ impl Place {
             priority: wanted.priority,
             record,
             held: Vec::new(),
+            arrived: false,
         }
     }
 
