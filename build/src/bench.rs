@@ -2,5 +2,6 @@
 
 pub(crate) mod debian;
 mod stack;
+pub(crate) mod start;
 
 pub(crate) use stack::Stack;

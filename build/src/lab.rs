@@ -59,7 +59,7 @@ impl Lab {
     pub(crate) fn new(paths: &Paths, step: &Step) -> Result<Self> {
         let mut lab = Self { archive: Archive::default(), modules: Vec::new() };
         lab.archive.device("dev/console", 0o600, 5, 1);
-        for folder in ["new", "lab/proc", "lab/sys", "lab/dev", "lab/root"] {
+        for folder in ["new", "lab/proc", "lab/sys", "lab/dev", "lab/root", "lab/etc"] {
             lab.archive.folder(folder);
         }
         lab.archive.file("init", 0o755, FIRST.into());
@@ -126,16 +126,15 @@ impl Lab {
         let mut list = String::new();
         for name in std::mem::take(&mut self.modules) {
             for file in index.in_order(name)? {
-                let place = format!("modules.d/{}", file.rsplit('/').next().unwrap_or(&file));
+                let place = format!("/modules.d/{}", file.rsplit('/').next().unwrap_or(&file));
                 if !list.lines().any(|line| line == place) {
-                    self.file(&from.join(&file), &place)?;
+                    self.file(&from.join(&file), place.trim_start_matches('/'))?;
                     list.push_str(&place);
                     list.push('\n');
                 }
             }
         }
-        let absolute: String = list.lines().map(|line| format!("/{line}\n")).collect();
-        self.text("modules", 0o444, &absolute);
+        self.text("modules", 0o444, &list);
         self.text("script", 0o755, script);
         let image = BootImage { kernel: kernel.image, initramfs: folder.join("lab.cpio") };
         let mut bytes = Vec::new();

@@ -54,6 +54,15 @@ enum Bench {
         #[arg(long, value_name = "own|stock|PATH")]
         kernel: Option<kernel::Choice>,
     },
+    /// How long a start takes: the launcher, berth-runtime, crun and runc beside bare system calls, in one machine
+    Start {
+        /// Starts of each
+        #[arg(long, default_value_t = 200)]
+        count: u32,
+        /// Also write {"figures", "bars"} to this file
+        #[arg(long, value_name = "FILE")]
+        json: Option<PathBuf>,
+    },
     /// The same figures of Debian with systemd and Docker or Podman, running the same container
     Debian {
         /// Only this one
@@ -67,10 +76,14 @@ enum Bench {
 
 pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
     let (table, json) = match &arguments.bench {
+        Bench::Start { count, json } => (bench::start::measure(*count)?, json),
         Bench::Boot { json, kernel } => (boot(kernel.as_ref())?, json),
         Bench::Debian { json, stack } => (debian_stacks(*stack)?, json),
     };
-    println!("\nguest instructions, in 10⁹ (G):\n{table}");
+    match &arguments.bench {
+        Bench::Start { .. } => println!("\n{table}"),
+        _ => println!("\nguest instructions, in 10⁹ (G):\n{table}"),
+    }
     if let Some(path) = json {
         std::fs::write(path, serde_json::to_vec_pretty(&table.json())?)
             .with_context(|| format!("writing {}", path.display()))?;

@@ -113,6 +113,7 @@ pub(crate) fn count(verdicts: &[Verdict], runtime: Runtime) -> [usize; 3] {
 
 #[cfg(test)]
 mod tests {
+    use super::Outcome::{Explained, Fail, Pass};
     use super::*;
 
     fn outcomes(text: &str) -> Vec<Outcome> {
@@ -128,7 +129,6 @@ mod tests {
             @@ begin crun d\n  error: no\n1..0\n@@ end crun d 0\n\
             @@ begin crun prestart\nnot ok 1\n@@ end crun prestart 0\n\
             @@ begin crun e\n1..0\n@@ end crun e 0\n";
-        use Outcome::{Explained, Fail, Pass};
         assert_eq!(outcomes(text), [Pass, Fail, Fail, Fail, Explained, Pass]);
     }
 

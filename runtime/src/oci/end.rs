@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use berth_sys::signals::send;
 use rustix::fs::{Mode, OFlags};
+use rustix::mount::UnmountFlags;
 use rustix::process::{PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 
 use super::spec::Resources;
@@ -113,11 +114,24 @@ pub fn delete(root: &Path, id: &str, force: bool) -> Result<(), OciError> {
     if let Some(group) = group_of(&container) {
         empty(&group);
     }
+    unmount_root(&container);
     let state = container.shown(Status::Stopped);
     container.remove()?;
     match &container.spec.hooks {
         Some(wanted) => hooks::run(&wanted.poststop, &state),
         None => Ok(()),
+    }
+}
+
+/// A container without a mount namespace of its own has mounted its root in the host's, all else below it.
+pub(super) fn unmount_root(container: &Container) {
+    let spec = &container.spec;
+    let shares =
+        spec.linux.as_ref().is_some_and(|linux| !linux.namespaces.iter().any(|one| one.kind == "mount"));
+    if let (true, Some(root)) = (shares, &spec.root) {
+        let path = container.record.bundle.join(&root.path);
+        // What is not mounted needs nothing.
+        let _ = rustix::mount::unmount(&path, UnmountFlags::DETACH | UnmountFlags::NOFOLLOW);
     }
 }
 
