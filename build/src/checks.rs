@@ -38,7 +38,16 @@ pub(crate) fn page(address: SocketAddr, expected: &Expected) -> Result<()> {
 
 /// The machine's uptime in seconds, as the demo page shows it.
 pub(crate) fn uptime_s(page: &str) -> Result<f64> {
-    cell(page, "uptime")?.trim_end_matches(" s").parse().context("the page's uptime")
+    seconds(page, "uptime")
+}
+
+/// How long its processors idled, in seconds.
+pub(crate) fn idle_s(page: &str) -> Result<f64> {
+    seconds(page, "idle")
+}
+
+fn seconds(page: &str, id: &str) -> Result<f64> {
+    cell(page, id)?.trim_end_matches(" s").parse().with_context(|| format!("the page's {id}"))
 }
 
 fn cell<'a>(page: &'a str, id: &str) -> Result<&'a str> {

@@ -21,6 +21,7 @@ cat <<END
 <tr><td>host name<td id="hostname">$(hostname)
 <tr><td>kernel<td id="kernel">$(uname -r)
 <tr><td>uptime<td id="uptime">$(cut -d ' ' -f 1 /proc/uptime) s
+<tr><td>idle of it<td id="idle">$(cut -d ' ' -f 2 /proc/uptime) s
 <tr><td>image digest<td id="digest">$IMAGE_DIGEST
 </table>
 END

@@ -59,7 +59,10 @@ pub(crate) const BOOT: &[Input] =
     &[input("qemu-system-x86_64", "qemu-system-x86", "the machine that boots the image")];
 
 /// What testing takes beside that.
-pub(crate) const TEST: &[Input] = &[input("e2fsck", "e2fsprogs", "checks state disks after a shutdown")];
+pub(crate) const TEST: &[Input] = &[
+    input("e2fsck", "e2fsprogs", "checks state disks after a shutdown"),
+    input("docker-compose", "docker-compose", "a client that is not ours runs a project of several services"),
+];
 
 /// What building the runtime specification's suite takes.
 pub(crate) const CONFORMANCE: &[Input] =

@@ -48,6 +48,8 @@ pub(crate) const LATE: &[&str] = &[
     "nft_meta_bridge",
     "nft_reject_bridge",
     "nf_conntrack_bridge",
+    "macvlan",
+    "ipvlan",
     "tun",
     "fuse",
     "tcp_bbr",
@@ -77,8 +79,6 @@ pub(crate) const ON_DEMAND: &[&str] = &[
     "dm_crypt",
     "zram",
     // Networks.
-    "macvlan",
-    "ipvlan",
     "vxlan",
     "wireguard",
     "8021q",

@@ -75,6 +75,12 @@ pub(crate) fn size(bytes: u64) -> String {
     if bytes >= 1_000_000 { format!("{} MB", tenths(1_000_000)) } else { format!("{} kB", tenths(1_000)) }
 }
 
+/// The same as a number, for tables.
+#[expect(clippy::cast_precision_loss, reason = "sizes of files and memory are far below 2^52 bytes")]
+pub(crate) fn megabytes(bytes: u64) -> f64 {
+    bytes as f64 / 1e6
+}
+
 #[cfg(test)]
 mod tests {
     use super::size;

@@ -21,7 +21,7 @@ const EDGES: &[(&str, &[&str])] = &[
     ("init/api", &[]),
     ("init/agent", &["berth-sys", "berth-control", "berth-runtime", "berth-image", "berth-net", "berth-api"]),
     ("build", &["berth-image", "berth-api", "qemu-test"]),
-    ("qemu-test", &["berth-api"]),
+    ("qemu-test", &["berth-api", "berth-sys"]),
 ];
 
 /// Packages that must never be linked into PID 1: it has no network, no HTTP, no async runtime.

@@ -13,11 +13,14 @@
 //! 5. [`registry`]: HTTP, authentication, retries.
 //! 6. [`pull`]: all of it together.
 //! 7. [`push`], and [`archive`]: images as files, the formats of `docker save`.
+//! 8. [`pack`] and [`author`]: layers and images made here.
 
 pub mod archive;
+pub mod author;
 pub mod config;
 pub mod digest;
 pub mod manifest;
+pub mod pack;
 pub mod platform;
 pub mod pull;
 pub mod push;
@@ -30,11 +33,12 @@ pub mod unpack;
 mod testing;
 
 pub use archive::{LoadError, Loaded, SaveError};
+pub use author::{AuthorError, ChangeError, Draft};
 pub use config::{Healthcheck, History, ImageConfig, RunConfig};
 pub use digest::Digest;
 pub use platform::Platform;
-pub use pull::{Progress, PullError, Puller, Status};
+pub use pull::{Described, Progress, PullError, Puller, Status};
 pub use push::{PushError, PushProgress, PushStatus, Pushed};
 pub use reference::{Reference, ReferenceError};
-pub use registry::{BoxFuture, Credentials, Mirror, Patience, Registries, Resolve};
+pub use registry::{BoxFuture, Credentials, Hit, Mirror, Patience, Registries, RegistryError, Resolve};
 pub use store::{FindError, Image, Pruned, RemoveError, Removed, Store, StoreError, Use};

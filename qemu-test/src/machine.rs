@@ -61,6 +61,17 @@ impl BootImage {
     }
 }
 
+/// One end of a cable between two guests.
+#[derive(Debug, Clone)]
+pub struct Cable {
+    /// Socket of this end.
+    pub own: PathBuf,
+    /// Socket of the other end; what is sent before it is there is lost, as on a cable.
+    pub other: PathBuf,
+    /// Ethernet address of the card.
+    pub mac: String,
+}
+
 /// A guest to be started.
 #[derive(Debug, Clone)]
 pub struct Machine {
@@ -73,6 +84,7 @@ pub struct Machine {
     network: bool,
     forwards: Vec<u16>,
     fixed: BTreeMap<u16, u16>,
+    cable: Option<Cable>,
     command_line: Vec<String>,
     echo: bool,
     counted: bool,
@@ -91,6 +103,7 @@ impl Machine {
             network: true,
             forwards: vec![API_PORT],
             fixed: BTreeMap::new(),
+            cable: None,
             command_line: Vec::new(),
             echo: false,
             counted: false,
@@ -151,6 +164,13 @@ impl Machine {
     #[must_use]
     pub fn forward_from(mut self, host_port: u16, guest_port: u16) -> Self {
         self.fixed.insert(guest_port, host_port);
+        self
+    }
+
+    /// A second network card at one end of a cable.
+    #[must_use]
+    pub fn cable(mut self, end: Cable) -> Self {
+        self.cable = Some(end);
         self
     }
 
@@ -238,7 +258,7 @@ impl Machine {
         command.arg("-kernel").arg(&image.kernel).arg("-initrd").arg(&image.initramfs);
         command.arg("-append").arg([&[COMMAND_LINE.to_owned()], &self.command_line[..]].concat().join(" "));
         if self.counted {
-            command.args(["-icount", "shift=0,sleep=off"]);
+            command.args(["-icount", "shift=0"]);
         }
         if self.network {
             let rule = |(guest, host)| format!("hostfwd=tcp:127.0.0.1:{host}-:{guest}");
@@ -246,6 +266,15 @@ impl Machine {
                 ["user,id=net0".to_owned()].into_iter().chain(forwards.iter().map(rule)).collect();
             // No option ROM: it would only slow the firmware down.
             command.args(["-netdev", &options.join(","), "-device", "virtio-net-pci,netdev=net0,romfile="]);
+        }
+        if let Some(Cable { own, other, mac }) = &self.cable {
+            let end = |side: &str, path: &Path| {
+                let path = path.display().to_string().replace(',', ",,");
+                format!("{side}.type=unix,{side}.path={path}")
+            };
+            let ends = format!("dgram,id=net1,{},{}", end("local", own), end("remote", other));
+            command.args(["-netdev", &ends]);
+            command.args(["-device", &format!("virtio-net-pci,netdev=net1,mac={mac},romfile=")]);
         }
         if let Some(disk) = &self.disk {
             let path = disk.path.display().to_string().replace(',', ",,");

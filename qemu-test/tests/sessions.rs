@@ -18,8 +18,20 @@ fn session(name: &str, script: &str) -> Result<()> {
 
 #[test]
 #[ignore = "boots a machine: cargo berth test"]
+fn compose() -> Result<()> {
+    session("compose", include_str!("sessions/compose.txt"))
+}
+
+#[test]
+#[ignore = "boots a machine: cargo berth test"]
 fn containers() -> Result<()> {
     session("containers", include_str!("sessions/containers.txt"))
+}
+
+#[test]
+#[ignore = "boots a machine: cargo berth test"]
+fn networks() -> Result<()> {
+    session("networks", include_str!("sessions/networks.txt"))
 }
 
 #[test]

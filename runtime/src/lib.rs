@@ -13,3 +13,5 @@ pub mod seccomp;
 pub mod signal;
 mod stage;
 pub mod wire;
+
+pub use stage::passwd;

@@ -7,7 +7,8 @@
 use super::stack::{self, Stack};
 use crate::paths::Paths;
 use crate::progress::{Step, size};
-use crate::{demo, process};
+use crate::table::Table;
+use crate::{demo, inputs, process};
 use anyhow::{Context, Result, ensure};
 use qemu_test::artifacts::Artifacts;
 use qemu_test::disk::Disk;
@@ -39,26 +40,41 @@ const COMMAND_LINE: &str = "root=/dev/vda rw";
 
 /// A prepared disk and the kernel that boots it.
 #[derive(Debug, Clone)]
-pub(crate) struct Debian {
+struct Debian {
     image: BootImage,
     disk: PathBuf,
 }
 
 /// What one boot took.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Figures {
+struct Figures {
     /// From the kernel's start to the initramfs; unit: 10⁹ instructions.
-    pub(crate) to_initramfs: f64,
+    to_initramfs: f64,
     /// From the kernel's start to systemd on the disk; unit: as `to_answer`.
-    pub(crate) to_systemd: f64,
+    to_systemd: f64,
     /// From the kernel's start to the answer; unit: 10⁹ instructions or idle nanoseconds.
-    pub(crate) to_answer: f64,
+    to_answer: f64,
     /// How much of that the processor idled; unit: seconds of guest time.
-    pub(crate) idle_s: f64,
+    idle_s: f64,
+}
+
+/// The table of one stack, and the whole way to the answer in 10⁹ instructions.
+pub(crate) fn table(stack: Stack, paths: &Paths) -> Result<(Table, f64)> {
+    inputs::ensure(&[inputs::BOOT, inputs::DEBIAN])?;
+    let disk = obtain(stack, paths)?;
+    let figures = measure(stack, &disk, paths)?;
+    let name = |phase: &str| format!("Debian with {}: {phase}", stack.name());
+    let mut table = Table::default();
+    table.add(&name("kernel to initramfs"), figures.to_initramfs, "G");
+    table.add(&name("kernel to systemd"), figures.to_systemd, "G");
+    let busy = figures.to_answer - figures.idle_s;
+    table.add(&name("kernel's start to container answering"), busy, "G");
+    table.add(&name("not counted: the processor idle"), figures.idle_s, "s");
+    Ok((table, busy))
 }
 
 /// Makes the stack's disk image, or takes it from the cache.
-pub(crate) fn obtain(stack: Stack, paths: &Paths) -> Result<Debian> {
+fn obtain(stack: Stack, paths: &Paths) -> Result<Debian> {
     ensure!(
         rustix::process::geteuid().is_root(),
         "making a Debian disk image takes root: its files belong to many users"
@@ -175,7 +191,7 @@ fn prepare(stack: Stack, debian: &Debian, paths: &Paths) -> Result<()> {
 }
 
 /// Boots a copy of the disk with instructions counted, until the container answers.
-pub(crate) fn measure(stack: Stack, debian: &Debian, paths: &Paths) -> Result<Figures> {
+fn measure(stack: Stack, debian: &Debian, paths: &Paths) -> Result<Figures> {
     let step = Step::start(format!("counting instructions of Debian with {}", stack.name()));
     let name = format!("bench-{}", stack.name());
     let artifacts = Artifacts::create(&paths.output, &name)?.kept();

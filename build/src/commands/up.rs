@@ -3,7 +3,7 @@
 use super::image::{self, DOWNLOAD_BAR_BYTES, Image};
 use crate::checks::{self, Expected};
 use crate::paths::Paths;
-use crate::progress::Step;
+use crate::progress::{Step, megabytes};
 use crate::table::Table;
 use crate::{debian, demo, inputs, interrupt, kernel};
 use anyhow::{Context, Result, bail};
@@ -314,9 +314,4 @@ fn fill_memory(table: &mut Table, status: &berth_api::host::Status) {
     table.add("memory in use", megabytes(used), "MB");
     table.add_with_bar("init resident", megabytes(status.init_rss_bytes), "MB", INIT_BAR_MB);
     table.add_with_bar("agent resident", megabytes(status.agent_rss_bytes), "MB", AGENT_BAR_MB);
-}
-
-#[expect(clippy::cast_precision_loss, reason = "sizes of files and memory are far below 2^52 bytes")]
-fn megabytes(bytes: u64) -> f64 {
-    bytes as f64 / 1e6
 }

@@ -64,11 +64,43 @@ struct Candidate {
     names: Vec<Reference>,
 }
 
+/// What a load tells while it runs.
+#[derive(Clone, Debug)]
+pub enum Step<'a> {
+    /// A layer that is not in the store yet is unpacked.
+    Layer {
+        /// Digest of its tar stream.
+        diff_id: &'a Digest,
+        /// Bytes read of it.
+        current: u64,
+        /// Bytes it has in the archive.
+        total: u64,
+    },
+    /// An image is in the store.
+    Image(&'a Loaded),
+}
+
+/// Where steps go.
+type Tell<'a> = &'a mut dyn FnMut(Step<'_>);
+
+/// Bytes of a layer between two steps about it.
+const STEP_BYTES: u64 = 1 << 20;
+
 /// Loads every image of an archive, packed or plain. Blocks.
 ///
 /// An archive that is an OCI layout is read as one, even if it has Docker's older files too; where an entry of it
 /// is itself an index, the image for `platform` is taken.
 pub fn load(store: &Store, reader: impl Read, platform: &Platform) -> Result<Vec<Loaded>, LoadError> {
+    load_telling(store, reader, platform, &mut |_| {})
+}
+
+/// As [`load`], telling of every step.
+pub fn load_telling(
+    store: &Store,
+    reader: impl Read,
+    platform: &Platform,
+    tell: Tell<'_>,
+) -> Result<Vec<Loaded>, LoadError> {
     let spool = Spool::read(store, reader)?;
     let candidates = if spool.has("oci-layout") && spool.has("index.json") {
         oci(&spool, platform)?
@@ -80,7 +112,14 @@ pub fn load(store: &Store, reader: impl Read, platform: &Platform) -> Result<Vec
     if candidates.is_empty() {
         return Err(LoadError::Layout { what: "it has no image" });
     }
-    candidates.into_iter().map(|candidate| candidate.store(store)).collect()
+    candidates
+        .into_iter()
+        .map(|candidate| {
+            let loaded = candidate.store(store, tell)?;
+            tell(Step::Image(&loaded));
+            Ok(loaded)
+        })
+        .collect()
 }
 
 fn oci(spool: &Spool, platform: &Platform) -> Result<Vec<Candidate>, LoadError> {
@@ -196,7 +235,7 @@ fn candidate(
 }
 
 impl Candidate {
-    fn store(self, store: &Store) -> Result<Loaded, LoadError> {
+    fn store(self, store: &Store, tell: Tell<'_>) -> Result<Loaded, LoadError> {
         let chain = chain_ids(&self.parsed.rootfs.diff_ids);
         let mut lease = store.lease();
         let mut kept = Vec::new();
@@ -205,7 +244,7 @@ impl Candidate {
         let places = self.parsed.rootfs.diff_ids.iter().zip(&chain);
         for (layer, (diff_id, chain)) in self.layers.into_iter().zip(places) {
             let lowest = numbers.is_empty();
-            let (fetched, descriptor) = layer.fetch(store, diff_id, chain, lowest)?;
+            let (fetched, descriptor) = layer.fetch(store, diff_id, chain, lowest, tell)?;
             numbers.push(fetched.finish(store, &numbers, &mut lease, &mut kept)?);
             descriptors.push(descriptor);
         }
@@ -213,11 +252,14 @@ impl Candidate {
         let top = manifest.0.clone();
         let blobs = ImageBlobs { manifest, config: self.config, index: None };
         let (image, _) = store.record_image(&blobs, self.parsed, numbers, None, &top)?;
+        let mut taken = Vec::new();
         for name in &self.names {
+            let before = store.find(&name.to_string()).ok().filter(|before| before.id != image.id);
+            taken.extend(before.map(|before| (name.clone(), before.id)));
             store.tag(&image.id, name)?;
         }
         let image = store.find(&image.id.to_string()).unwrap_or(image);
-        Ok(Loaded { image, names: self.names })
+        Ok(Loaded { image, names: self.names, taken })
     }
 }
 
@@ -229,6 +271,7 @@ impl LayerFile {
         diff_id: &Digest,
         chain: &Digest,
         lowest: bool,
+        tell: Tell<'_>,
     ) -> Result<(Fetched, String), LoadError> {
         let mut lease = store.lease();
         if let Some(blob) = &self.digest {
@@ -243,7 +286,15 @@ impl LayerFile {
         let failed = |source| crate::store::StoreError::Io { action: "open", path: tree.clone(), source };
         let root = File::open(&tree).map_err(failed)?;
         let algorithm = self.digest.as_ref().map_or(Algorithm::Sha256, Digest::algorithm);
-        let mut source = Hashing { source: BufReader::new(self.file), hasher: Hasher::new(algorithm) };
+        let total = self.size;
+        let mut told = |current| tell(Step::Layer { diff_id, current, total });
+        let mut source = Hashing {
+            source: BufReader::new(self.file),
+            hasher: Hasher::new(algorithm),
+            passed: 0,
+            next: 0,
+            tell: &mut told,
+        };
         let expected = Expected { compression: self.compression, size: self.size, diff_id, lowest };
         let result = unpack::unpack(&mut source, root.into(), Some(recipe), &expected);
         let blob = source.finish().map_err(|error| LoadError::Archive(UnpackError::Read(error)))?;
@@ -280,18 +331,23 @@ pub(crate) fn synthesized(config: &(Digest, Vec<u8>), layers: &[String]) -> (Dig
     (Digest::of(text.as_bytes()), text.into_bytes())
 }
 
-/// Hashes what is read.
-struct Hashing<R> {
+/// Hashes what is read, and tells how far it is.
+struct Hashing<'a, R> {
     source: R,
     hasher: Hasher,
+    passed: u64,
+    /// Bytes at which the next step is told.
+    next: u64,
+    tell: &'a mut dyn FnMut(u64),
 }
 
-impl<R: BufRead> Hashing<R> {
+impl<R: BufRead> Hashing<'_, R> {
     /// Reads what is left, too.
     fn finish(mut self) -> io::Result<Digest> {
         loop {
             let count = self.fill_buf()?.len();
             if count == 0 {
+                (self.tell)(self.passed);
                 return Ok(self.hasher.finish());
             }
             self.consume(count);
@@ -299,7 +355,7 @@ impl<R: BufRead> Hashing<R> {
     }
 }
 
-impl<R: BufRead> BufRead for Hashing<R> {
+impl<R: BufRead> BufRead for Hashing<'_, R> {
     fn fill_buf(&mut self) -> io::Result<&[u8]> {
         self.source.fill_buf()
     }
@@ -310,10 +366,15 @@ impl<R: BufRead> BufRead for Hashing<R> {
             self.hasher.update(buffer.get(..count).unwrap_or(buffer));
         }
         self.source.consume(count);
+        self.passed += count as u64;
+        if self.passed >= self.next {
+            self.next = self.passed + STEP_BYTES;
+            (self.tell)(self.passed);
+        }
     }
 }
 
-impl<R: BufRead> Read for Hashing<R> {
+impl<R: BufRead> Read for Hashing<'_, R> {
     fn read(&mut self, target: &mut [u8]) -> io::Result<usize> {
         let count = self.fill_buf()?.read(target)?;
         self.consume(count);

@@ -9,15 +9,16 @@ mod spool;
 #[cfg(test)]
 mod tests;
 
+use crate::digest::Digest;
 use crate::pull::PullError;
 use crate::reference::Reference;
 use crate::store::{Image, StoreError};
 use crate::unpack::UnpackError;
 
-pub use load::load;
 pub(crate) use load::synthesized;
+pub use load::{Step, load, load_telling};
 pub(crate) use save::{ReplayError, replay_verified};
-pub use save::{SaveError, save};
+pub use save::{SaveError, Selection, save};
 
 /// An image that came out of an archive.
 #[derive(Clone, Debug)]
@@ -26,6 +27,8 @@ pub struct Loaded {
     pub image: Image,
     /// Names the archive gave it; may be none.
     pub names: Vec<Reference>,
+    /// Names that meant another image before, and its id.
+    pub taken: Vec<(Reference, Digest)>,
 }
 
 /// An archive cannot be loaded. Images before the one that failed are in the store.

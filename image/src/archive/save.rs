@@ -12,13 +12,11 @@ use serde::Serialize;
 
 use super::load::synthesized;
 use crate::digest::{Digest, Hasher};
-use crate::manifest::OCI_MANIFEST;
+use crate::manifest::{OCI_LAYER, OCI_MANIFEST};
 use crate::reference::Reference;
 use crate::store::{FindError, Image, LayerSource, Lease, Store, StoreError};
 use crate::unpack;
 
-/// Media type of a plain layer.
-const PLAIN: &str = "application/vnd.oci.image.layer.v1.tar";
 /// Bytes of a tar block.
 const BLOCK: usize = 512;
 
@@ -64,34 +62,72 @@ struct DockerImage {
 
 /// Writes the images that go by `names`. Blocks.
 ///
-/// A name is kept in the archive; an id brings no name along. Nothing is written before all images are found.
+/// Nothing is written before all images are found.
 pub fn save(store: &Store, names: &[String], out: impl Write) -> Result<(), SaveError> {
-    let mut chosen: Vec<Chosen> = Vec::new();
-    for text in names {
-        let image = store.find(text)?;
-        let name = text.parse().ok().filter(|name| image.names.contains(name));
-        match chosen.iter_mut().find(|known| known.image.id == image.id) {
-            Some(known) => known.names.extend(name),
-            None => chosen.push(choose(store, image, name)?),
-        }
-    }
-    let mut archive = Archive { out, written: BTreeSet::new() };
-    for one in &mut chosen {
-        for layer in std::mem::take(&mut one.layers) {
-            archive.layer(layer)?;
-        }
-        archive.blob(&one.image.id, &one.config)?;
-        archive.blob(&one.manifest.0, &one.manifest.1)?;
-    }
-    archive.file("index.json", &index(&chosen)?)?;
-    archive.file("manifest.json", &docker_manifest(&chosen)?)?;
-    archive.file("oci-layout", br#"{"imageLayoutVersion":"1.0.0"}"#)?;
-    archive.out.write_all(&[0; 2 * BLOCK])?;
-    archive.out.flush()?;
-    Ok(())
+    Selection::choose(store, names)?.write(out)
 }
 
-fn choose(store: &Store, image: Image, name: Option<Reference>) -> Result<Chosen, SaveError> {
+/// Images that were found and are kept until they are written.
+pub struct Selection {
+    chosen: Vec<Chosen>,
+}
+
+impl Selection {
+    /// Finds the images that go by `names`.
+    ///
+    /// A name is kept in the archive; a name without a tag stands for all tags of the repository; an id brings no
+    /// name along.
+    pub fn choose(store: &Store, names: &[String]) -> Result<Self, SaveError> {
+        let mut chosen: Vec<Chosen> = Vec::new();
+        for text in names {
+            let tags = store.tags_of(text);
+            if tags.is_empty() {
+                let image = store.find(text)?;
+                let name = text.parse().ok().filter(|name| image.names.contains(name));
+                choose(store, &mut chosen, image, name)?;
+            }
+            for name in tags {
+                choose(store, &mut chosen, store.find(&name.to_string())?, Some(name))?;
+            }
+        }
+        Ok(Self { chosen })
+    }
+
+    /// The images, each once.
+    pub fn images(&self) -> impl Iterator<Item = &Image> {
+        self.chosen.iter().map(|one| &one.image)
+    }
+
+    /// Writes the archive.
+    pub fn write(mut self, out: impl Write) -> Result<(), SaveError> {
+        let mut archive = Archive { out, written: BTreeSet::new() };
+        for one in &mut self.chosen {
+            for layer in std::mem::take(&mut one.layers) {
+                archive.layer(layer)?;
+            }
+            archive.blob(&one.image.id, &one.config)?;
+            archive.blob(&one.manifest.0, &one.manifest.1)?;
+        }
+        archive.file("index.json", &index(&self.chosen)?)?;
+        archive.file("manifest.json", &docker_manifest(&self.chosen)?)?;
+        archive.file("oci-layout", br#"{"imageLayoutVersion":"1.0.0"}"#)?;
+        archive.file("repositories", &repositories(&self.chosen)?)?;
+        archive.out.write_all(&[0; 2 * BLOCK])?;
+        archive.out.flush()?;
+        Ok(())
+    }
+}
+
+fn choose(
+    store: &Store,
+    chosen: &mut Vec<Chosen>,
+    image: Image,
+    name: Option<Reference>,
+) -> Result<(), SaveError> {
+    if let Some(known) = chosen.iter_mut().find(|known| known.image.id == image.id) {
+        known.names.extend(name.filter(|name| !known.names.contains(name)));
+        return Ok(());
+    }
     let gone = || FindError::NotFound(image.id.to_string());
     let lease = store.hold(&image).ok_or_else(gone)?;
     let config = store.blobs(&image)?.config;
@@ -99,11 +135,14 @@ fn choose(store: &Store, image: Image, name: Option<Reference>) -> Result<Chosen
     let mut descriptors = Vec::with_capacity(image.layers.len());
     for (number, diff_id) in image.layers.iter().zip(&image.config.rootfs.diff_ids) {
         let layer = store.layer_source(*number)?.ok_or_else(|| SaveError::Inexact(diff_id.clone()))?;
-        descriptors.push(format!(r#"{{"mediaType":"{PLAIN}","digest":"{diff_id}","size":{}}}"#, layer.size));
+        descriptors
+            .push(format!(r#"{{"mediaType":"{OCI_LAYER}","digest":"{diff_id}","size":{}}}"#, layer.size));
         layers.push(layer);
     }
     let manifest = synthesized(&config, &descriptors);
-    Ok(Chosen { image, names: name.into_iter().collect(), config: config.1, manifest, layers, _lease: lease })
+    let names = name.into_iter().collect();
+    chosen.push(Chosen { image, names, config: config.1, manifest, layers, _lease: lease });
+    Ok(())
 }
 
 fn blob_path(digest: &Digest) -> String {
@@ -146,6 +185,18 @@ fn docker_manifest(chosen: &[Chosen]) -> io::Result<Vec<u8>> {
         })
         .collect();
     Ok(serde_json::to_vec(&lines)?)
+}
+
+/// Docker's oldest index, which some programs still look at: repository, tag, and what it stands for.
+fn repositories(chosen: &[Chosen]) -> io::Result<Vec<u8>> {
+    let mut all: BTreeMap<String, BTreeMap<&str, &str>> = BTreeMap::new();
+    for one in chosen {
+        for name in &one.names {
+            let tag = name.tag().unwrap_or_default();
+            all.entry(name.familiar_name()).or_default().insert(tag, one.image.id.hex());
+        }
+    }
+    Ok(serde_json::to_vec(&all)?)
 }
 
 /// The archive being written, and which blobs it has.

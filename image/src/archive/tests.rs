@@ -229,7 +229,7 @@ fn what_is_saved_loads_again_as_the_same_image() {
     let again = Scratch::new();
     let (copy, result) = try_load(&again, &archive);
     let names: Vec<String> = result.unwrap()[0].names.iter().map(Reference::familiar).collect();
-    assert_eq!(names, ["demo:1", "other:2", "demo:1"]);
+    assert_eq!(names, ["demo:1", "other:2"]);
     let (before, after) = (store.find("demo:1").unwrap(), copy.find("other:2").unwrap());
     assert_eq!(before.id, after.id, "the id is that of the configuration, byte for byte");
     for (one, other) in store.layer_dirs(&before).iter().zip(copy.layer_dirs(&after)) {
@@ -270,6 +270,56 @@ fn other_programs_read_what_is_saved() {
         assert!(output.status.success(), "{transport}: {}", String::from_utf8_lossy(&output.stderr));
         assert!(target.join(id.hex()).exists(), "{transport}: the configuration is another");
     }
+}
+
+#[test]
+fn a_bare_name_stands_for_all_its_tags() {
+    let scratch = Scratch::new();
+    let (store, result) = try_load(&scratch, &oci(&image(), "demo/app:1").finish());
+    let id = result.unwrap()[0].image.id.clone();
+    for name in ["demo/app:2", "demo/apple:1"] {
+        store.tag(&id, &name.parse().unwrap()).unwrap();
+    }
+    let file = scratch.path().join("saved.tar");
+    save(&store, &["demo/app".into()], fs::File::create(&file).unwrap()).unwrap();
+    let other = Scratch::new();
+    let (_, result) = try_load(&other, &fs::read(&file).unwrap());
+    let names: Vec<String> = result.unwrap()[0].names.iter().map(Reference::familiar).collect();
+    assert_eq!(names, ["demo/app:1", "demo/app:2"]);
+    if Command::new("skopeo").arg("--version").output().is_err() {
+        return;
+    }
+    for source in ["docker-archive:FILE:demo/app:2", "docker-archive:FILE:demo/app:1"] {
+        let source = source.replace("FILE", &file.display().to_string());
+        let output = Command::new("skopeo").args(["inspect", "--config", &source]).output().unwrap();
+        assert!(output.status.success(), "{source}: {}", String::from_utf8_lossy(&output.stderr));
+        assert!(String::from_utf8_lossy(&output.stdout).contains("2024-01-02T03:04:05Z"));
+    }
+}
+
+#[test]
+fn a_load_tells_of_layers_and_of_names_it_takes() {
+    let scratch = Scratch::new();
+    let (store, result) = try_load(&scratch, &oci(&image(), "demo:1").finish());
+    let first = result.unwrap()[0].image.id.clone();
+    let other = ImageForge::new().layer(&Forge::new().file("f", vec![1; 3 << 20]).finish());
+    let archive = oci(&other, "demo:1").finish();
+    let (mut layers, mut images) = (Vec::new(), 0);
+    let loaded = load_telling(&store, &archive[..], &amd64(), &mut |step| match step {
+        Step::Layer { current, total, .. } => layers.push((current, total)),
+        Step::Image(_) => images += 1,
+    })
+    .unwrap();
+    let name: Reference = "demo:1".parse().unwrap();
+    assert_eq!(loaded[0].taken, [(name, first)]);
+    assert_eq!(images, 1);
+    let (last, total) = *layers.last().unwrap();
+    assert_eq!(last, total, "all of the layer was read");
+    // What is there already is not unpacked again.
+    let again = load_telling(&store, &archive[..], &amd64(), &mut |step| {
+        assert!(matches!(step, Step::Image(_)), "{step:?}");
+    });
+    assert!(again.unwrap()[0].taken.is_empty());
 }
 
 #[test]

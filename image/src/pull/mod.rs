@@ -12,6 +12,7 @@
 
 #[cfg(test)]
 mod access_tests;
+mod ask;
 mod commit;
 #[cfg(test)]
 mod debian_tests;
@@ -30,6 +31,7 @@ use std::sync::{Arc, Mutex, PoisonError, Weak};
 use tokio::sync::{Semaphore, mpsc};
 use tokio::task::JoinSet;
 
+pub use ask::Described;
 pub(crate) use commit::{Fetched, Verified, unpack_error};
 pub use error::PullError;
 pub(crate) use progress::Reporter;

@@ -151,7 +151,7 @@ impl Resolver<'_> {
 }
 
 /// An error of a request that was about `reference` itself.
-fn named(error: FetchError, host: &str, reference: &Reference) -> PullError {
+pub(super) fn named(error: FetchError, host: &str, reference: &Reference) -> PullError {
     match error {
         FetchError::Content(error) => error.into(),
         FetchError::Registry(RegistryError::NotFound { .. }) => {

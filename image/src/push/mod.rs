@@ -9,6 +9,8 @@ mod tests;
 
 use std::io::{self, Write};
 use std::path::Path;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use flate2::write::GzEncoder;
@@ -24,6 +26,9 @@ use crate::store::{FindError, Image, LayerNumber, Staging, Store, StoreError};
 
 /// Repositories of the registry that are asked for a blob before it is sent.
 const MOUNTS_MAX: usize = 3;
+
+/// Time between two reports of the same upload.
+const REPORT_EVERY: Duration = Duration::from_millis(100);
 
 /// One step of a push.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -43,8 +48,13 @@ pub enum PushStatus {
     AlreadyExists,
     /// "Mounted from …"
     Mounted(String),
-    /// "Pushing", with its packed size.
-    Pushing(u64),
+    /// "Pushing", with the bytes of its packed form.
+    Pushing {
+        /// Sent so far.
+        current: u64,
+        /// In all.
+        total: u64,
+    },
     /// "Pushed"
     Pushed,
 }
@@ -61,9 +71,12 @@ pub struct Pushed {
 /// A push failed. Blobs that were sent stay in the registry, unnamed.
 #[derive(Debug, thiserror::Error)]
 pub enum PushError {
-    /// There is no such image.
+    /// No image has a name in that repository.
     #[error("An image does not exist locally with the tag: {0}")]
     NotFound(String),
+    /// Images have other names in that repository.
+    #[error("tag does not exist: {0}")]
+    NoTag(String),
     /// A name with a digest cannot be pushed to.
     #[error("cannot push a digest reference")]
     ByDigest,
@@ -121,14 +134,23 @@ impl Puller {
         progress: Option<mpsc::Sender<PushProgress>>,
     ) -> Result<Pushed, PushError> {
         let tag = name.tag().filter(|_| name.digest().is_none()).ok_or(PushError::ByDigest)?;
-        let missing = || PushError::NotFound(name.familiar());
+        let missing = || {
+            if self.store().tags_of(&name.familiar_name()).is_empty() {
+                PushError::NotFound(name.familiar_name())
+            } else {
+                PushError::NoTag(name.familiar())
+            }
+        };
         let image = self.store().find(&name.to_string()).map_err(|_: FindError| missing())?;
         let _lease = self.store().hold(&image).ok_or_else(missing)?;
         // Mirrors come first in the list; what is written goes to the registry itself.
         let session = self.client().sessions(name, auth).pop().ok_or_else(missing)?;
         let siblings = siblings(&image, name);
         let push = Push { store: self.store(), session: &session, image: &image, siblings, progress };
-        push.run(tag).await
+        let pushed = push.run(tag).await?;
+        // From now on the image is also known by what it is called there.
+        self.store().add_repo_digest(&image.id, &name.with_digest(pushed.digest.clone()))?;
+        Ok(pushed)
     }
 }
 
@@ -155,7 +177,8 @@ impl Push<'_> {
         let mut descriptors = Vec::new();
         let mut same = listed.len() == self.image.layers.len();
         for (number, layer) in self.image.layers.iter().enumerate() {
-            let descriptor = self.layer(*layer, listed.get(number)).await?;
+            let diff_id = self.image.config.rootfs.diff_ids.get(number).unwrap_or(&self.image.id);
+            let descriptor = self.layer(*layer, diff_id, listed.get(number)).await?;
             same &= descriptor.is_none();
             descriptors.push((descriptor, listed.get(number)));
         }
@@ -168,7 +191,7 @@ impl Push<'_> {
             (blobs.manifest.0, blobs.manifest.1, media_type)
         } else {
             let lines: Vec<String> =
-                descriptors.into_iter().filter_map(|(new, old)| new.or(old.map(line))).collect();
+                descriptors.into_iter().filter_map(|(new, old)| new.or(old.map(layer_line))).collect();
             let (digest, bytes) = synthesized(&blobs.config, &lines);
             (digest, bytes, OCI_MANIFEST.to_owned())
         };
@@ -178,13 +201,14 @@ impl Push<'_> {
     }
 
     /// Sees to it that the registry has the layer. Returns its descriptor if that is not the one it came with.
-    async fn layer(&self, number: LayerNumber, listed: Option<&Layer>) -> Result<Option<String>, PushError> {
+    async fn layer(
+        &self,
+        number: LayerNumber,
+        diff_id: &Digest,
+        listed: Option<&Layer>,
+    ) -> Result<Option<String>, PushError> {
         let source = self.store.layer_source(number)?;
-        let id = listed.map(|layer| layer.digest.short().to_owned());
-        let id = id
-            .or_else(|| source.as_ref().map(|source| source.diff_id.short().to_owned()))
-            .unwrap_or_default();
-        let report = |status| self.report(&id, status);
+        let report = |status| report_to(self.progress.as_ref(), diff_id, status);
         report(PushStatus::Preparing);
         if let Some(layer) = listed {
             if self.call(self.session.has_blob(&layer.digest).await)? == Some(layer.size) {
@@ -209,7 +233,7 @@ impl Push<'_> {
         });
         let (staging, packed) = packing.await.map_err(|error| PushError::Pack(io::Error::other(error)))?;
         let (digest, size) = packed?;
-        self.send(&staging, &digest, size, &report).await?;
+        self.send(&staging, &digest, size, diff_id).await?;
         let (digest_text, media) = (digest.to_string(), "application/vnd.oci.image.layer.v1.tar+gzip");
         Ok(Some(format!(r#"{{"mediaType":"{media}","digest":"{digest_text}","size":{size}}}"#)))
     }
@@ -219,24 +243,27 @@ impl Push<'_> {
         staging: &Staging,
         digest: &Digest,
         size: u64,
-        report: &(impl Fn(PushStatus) + Sync),
+        diff_id: &Digest,
     ) -> Result<(), PushError> {
+        let report = |status| report_to(self.progress.as_ref(), diff_id, status);
         if self.call(self.session.has_blob(digest).await)? == Some(size) {
             report(PushStatus::AlreadyExists);
             return Ok(());
         }
-        report(PushStatus::Pushing(size));
-        let payload = Payload::File(staging.tree().join("layer"), size);
+        report(PushStatus::Pushing { current: 0, total: size });
+        let (progress, id) = (self.progress.clone(), diff_id.clone());
+        let told = Mutex::new(Instant::now());
+        let watch = move |current| {
+            let mut told = told.lock().unwrap_or_else(PoisonError::into_inner);
+            if told.elapsed() >= REPORT_EVERY {
+                *told = Instant::now();
+                report_to(progress.as_ref(), &id, PushStatus::Pushing { current, total: size });
+            }
+        };
+        let payload = Payload::File(staging.tree().join("layer"), size, Arc::new(watch));
         self.call(self.session.upload(digest, &payload).await)?;
         report(PushStatus::Pushed);
         Ok(())
-    }
-
-    fn report(&self, layer: &str, status: PushStatus) {
-        if let Some(progress) = &self.progress {
-            // Full or closed: both mean that nobody looks at the moment.
-            let _ = progress.try_send(PushProgress { layer: layer.to_owned(), status });
-        }
     }
 
     fn call<T>(&self, result: Result<T, RegistryError>) -> Result<T, PushError> {
@@ -245,6 +272,13 @@ impl Push<'_> {
             RegistryError::Unauthorized { message } => PushError::Unauthorized { message },
             source => PushError::Unreachable { host: self.session.host(), source },
         })
+    }
+}
+
+fn report_to(progress: Option<&mpsc::Sender<PushProgress>>, layer: &Digest, status: PushStatus) {
+    if let Some(progress) = progress {
+        // Full or closed: both mean that nobody looks at the moment.
+        let _ = progress.try_send(PushProgress { layer: layer.short().to_owned(), status });
     }
 }
 
@@ -282,7 +316,7 @@ impl<W: Write> Write for Counted<W> {
 }
 
 /// A layer's descriptor as JSON.
-fn line(layer: &Layer) -> String {
+pub(crate) fn layer_line(layer: &Layer) -> String {
     let suffix = match layer.compression {
         crate::manifest::Compression::None => "",
         crate::manifest::Compression::Gzip => "+gzip",

@@ -175,3 +175,98 @@ async fn a_push_leaves_nothing_in_the_store() {
     assert!(puller.push(&text.parse().unwrap(), None, None).await.is_err());
     assert_eq!(std::fs::read_dir(store.root().join("staging")).unwrap().count(), 0);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn missing_images_and_tags_are_told_apart() {
+    let scratch = Scratch::new();
+    let puller = puller(&scratch, "127.0.0.1:1");
+    let push =
+        async |name: &str| puller.push(&name.parse().unwrap(), None, None).await.unwrap_err().to_string();
+    assert_eq!(
+        push("127.0.0.1:1/nope:1").await,
+        "An image does not exist locally with the tag: 127.0.0.1:1/nope"
+    );
+    load(&puller, "127.0.0.1:1/app:1");
+    assert_eq!(push("127.0.0.1:1/app:2").await, "tag does not exist: 127.0.0.1:1/app:2");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_pushed_image_is_known_by_its_digest() {
+    let scratch = Scratch::new();
+    let Some(registry) = Distribution::start(&scratch) else { return };
+    let puller = puller(&scratch, &registry.host);
+    let name = format!("{}/app:1", registry.host);
+    let image = load(&puller, &name);
+    let pushed = puller.push(&name.parse().unwrap(), None, None).await.unwrap();
+    let by_digest = format!("{}/app@{}", registry.host, pushed.digest);
+    let found = puller.store().find(&by_digest).unwrap();
+    assert_eq!((&found.id, &found.repo_digests[..]), (&image.id, &[by_digest.clone()][..]));
+    let described = puller.describe(&name.parse().unwrap(), None).await.unwrap();
+    assert_eq!((described.digest, described.size), (pushed.digest, pushed.size));
+    assert_eq!(described.platforms, [amd64()]);
+    assert_eq!(described.media_type, crate::manifest::OCI_MANIFEST);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_registry_without_an_index_is_searched_by_its_catalogue() {
+    let scratch = Scratch::new();
+    let Some(registry) = Distribution::start(&scratch) else { return };
+    let puller = puller(&scratch, &registry.host);
+    for repository in ["team/app", "team/tool"] {
+        let name = format!("{}/{repository}:1", registry.host);
+        load(&puller, &name);
+        puller.push(&name.parse().unwrap(), None, None).await.unwrap();
+    }
+    let names = async |term: &str, limit| {
+        let hits = puller.search(&registry.host, term, limit, None).await.unwrap();
+        hits.into_iter().map(|hit| hit.name).collect::<Vec<_>>()
+    };
+    assert_eq!(names("app", 25).await, ["team/app"]);
+    assert_eq!(names("team", 25).await, ["team/app", "team/tool"]);
+    assert_eq!(names("team", 1).await.len(), 1);
+    assert!(names("nothing", 25).await.is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn credentials_are_tried_at_the_registry_itself() {
+    use base64::Engine as _;
+    let registry = TestRegistry::start().await;
+    let wanted = format!("Basic {}", base64::engine::general_purpose::STANDARD.encode("me:secret"));
+    registry.script(move |call| {
+        assert_eq!(call.path, "/v2/");
+        let good = call.header("authorization") == Some(&wanted);
+        Some(if good {
+            Reply::new(200)
+        } else {
+            Reply::new(401).header("www-authenticate", "Basic realm=\"x\"")
+        })
+    });
+    let scratch = Scratch::new();
+    let puller = puller(&scratch, &registry.host());
+    let log_in = async |auth: Option<(&str, &str)>| {
+        let auth = auth.map(|(username, password)| Credentials::Password {
+            username: username.into(),
+            password: password.into(),
+        });
+        puller.log_in(&registry.host(), auth).await
+    };
+    log_in(Some(("me", "secret"))).await.unwrap();
+    for wrong in [Some(("me", "wrong")), None] {
+        assert!(matches!(log_in(wrong).await, Err(RegistryError::Unauthorized { .. })));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn credentials_do_not_go_to_a_token_server_of_another_domain() {
+    let registry = TestRegistry::start().await;
+    registry.script(|call| {
+        assert_eq!(call.header("authorization"), None);
+        let realm = r#"Bearer realm="http://tokens.elsewhere.test/",service="s""#;
+        Some(Reply::new(401).header("www-authenticate", realm))
+    });
+    let scratch = Scratch::new();
+    let puller = puller(&scratch, &registry.host());
+    let auth = Credentials::Password { username: "me".into(), password: "secret".into() };
+    let error = puller.log_in(&registry.host(), Some(auth)).await.unwrap_err();
+    assert!(matches!(error, RegistryError::Refused { .. }), "{error:?}");
+}

@@ -46,6 +46,8 @@ pub(super) struct Request<'a> {
     pub(super) scope: &'a str,
     pub(super) credentials: Option<&'a Credentials>,
     pub(super) token_hosts: &'a [String],
+    /// It is about the credentials: without them no token will do.
+    pub(super) insists: bool,
 }
 
 #[derive(serde::Deserialize)]
@@ -102,6 +104,9 @@ async fn token(http: &Http, bearer: &Bearer, request: &Request<'_>) -> Result<Gr
     let realm = Url::parse(&bearer.realm).ok_or_else(|| refused("it is not a usable address"))?;
     check_realm(request.registry, &realm.origin).map_err(refused)?;
     let trusted = may_have_credentials(request.registry, &realm.origin, request.token_hosts);
+    if request.insists && !trusted {
+        return Err(refused("it belongs to another domain, which may not see the credentials"));
+    }
     let credentials = request.credentials.filter(|_| trusted);
     let reach = if realm.origin.host == request.registry.host { Reach::Any } else { Reach::Public };
     if let Some(Credentials::IdentityToken(identity)) = credentials {
@@ -124,7 +129,7 @@ fn with_query(realm: &Url, bearer: &Bearer, request: &Request<'_>) -> Url {
     if let Some(service) = &bearer.service {
         add("service", service);
     }
-    for scope in request.scope.split(' ') {
+    for scope in request.scope.split(' ').filter(|scope| !scope.is_empty()) {
         add("scope", scope);
     }
     Url { origin: realm.origin.clone(), path }
@@ -169,7 +174,7 @@ async fn ask(http: &Http, call: &Call, reach: Reach) -> Result<Grant, RegistryEr
 }
 
 /// Percent-encodes all but the characters no query gives a meaning to.
-fn encoded(text: &str) -> String {
+pub(super) fn encoded(text: &str) -> String {
     use std::fmt::Write as _;
     text.bytes().fold(String::with_capacity(text.len()), |mut encoded, byte| {
         if byte.is_ascii_alphanumeric() || b"-._~".contains(&byte) {

@@ -121,6 +121,17 @@ impl Client {
             .collect()
     }
 
+    /// A registry as a whole.
+    pub(crate) fn session_of(self: &Arc<Self>, registry: &str, auth: Option<Credentials>) -> Option<Session> {
+        Some(Session {
+            client: Arc::clone(self),
+            origin: Origin::of_registry(registry, &self.registries.insecure)?,
+            repository: String::new(),
+            credentials: auth.or_else(|| self.registries.credentials.get(registry).cloned()),
+            resolves_tags: true,
+        })
+    }
+
     fn grant(&self, key: &(Origin, String)) -> Option<Grant> {
         let grants = self.grants.lock().unwrap_or_else(PoisonError::into_inner);
         grants.get(key).filter(|grant| grant.is_valid()).cloned()
@@ -217,6 +228,14 @@ impl Session {
         &self.repository
     }
 
+    pub(super) fn credentials(&self) -> Option<&Credentials> {
+        self.credentials.as_ref()
+    }
+
+    pub(super) fn token_hosts(&self) -> &[String] {
+        &self.client.registries.token_hosts
+    }
+
     pub(super) fn http(&self) -> &Http {
         &self.client.http
     }
@@ -288,6 +307,7 @@ impl Session {
             scope,
             credentials: self.credentials.as_ref(),
             token_hosts: &client.registries.token_hosts,
+            insists: false,
         };
         let Some(grant) = auth::answer(&client.http, response.headers(), &request).await? else {
             return Ok(response);

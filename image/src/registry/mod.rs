@@ -6,7 +6,7 @@
 //!
 //! Rooms: `origin` (where a registry lives), `connect` (TCP, TLS), `http` (requests, redirects, time limits),
 //! `payload` (bodies), `challenge` and `auth` (WWW-Authenticate, tokens), `client` (manifests and small blobs),
-//! `blob` (layers), `upload`.
+//! `blob` (layers), `upload`, `whole` (log in, search).
 
 mod auth;
 mod blob;
@@ -18,6 +18,7 @@ mod http;
 mod origin;
 mod payload;
 mod upload;
+mod whole;
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -30,6 +31,7 @@ use std::time::Duration;
 
 pub use connect::TrustError;
 pub use error::{ContentError, FetchError, RegistryError};
+pub use whole::Hit;
 
 pub(crate) use blob::Piece;
 pub(crate) use client::{Client, Found, Session};

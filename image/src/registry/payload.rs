@@ -2,8 +2,9 @@
 
 use std::fs::File;
 use std::io::{self, Read as _};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -23,13 +24,16 @@ const AHEAD: usize = 4;
 /// Bytes per second an upload is expected to make at least.
 const UPLOAD_RATE_MIN: u64 = 16 << 10;
 
+/// Hears how many bytes of a file were taken for sending, from its start.
+pub(crate) type Watch = Arc<dyn Fn(u64) + Send + Sync>;
+
 /// What a request carries.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub(crate) enum Payload {
     /// Held in memory.
     Bytes(Bytes),
-    /// A file and its size in bytes.
-    File(PathBuf, u64),
+    /// A file, its size in bytes, and who watches it go.
+    File(PathBuf, u64, Watch),
 }
 
 impl Payload {
@@ -37,11 +41,11 @@ impl Payload {
     pub(super) fn open(&self) -> Body {
         match self {
             Self::Bytes(bytes) => Full::new(bytes.clone()).map_err(|never| match never {}).boxed_unsync(),
-            Self::File(path, size) => {
+            Self::File(path, size, watch) => {
                 let (sender, receiver) = mpsc::channel(AHEAD);
-                let (path, size) = (path.clone(), *size);
+                let (path, size, watch) = (path.clone(), *size, watch.clone());
                 tokio::task::spawn_blocking(move || {
-                    if let Err(error) = feed(&path, size, &sender) {
+                    if let Err(error) = feed(&path, size, &sender, &*watch) {
                         // Nobody listens when the request was given up.
                         let _ = sender.blocking_send(Err(error));
                     }
@@ -55,20 +59,28 @@ impl Payload {
     pub(super) fn time(&self) -> Duration {
         match self {
             Self::Bytes(_) => Duration::ZERO,
-            Self::File(_, size) => Duration::from_secs(size / UPLOAD_RATE_MIN),
+            Self::File(_, size, _) => Duration::from_secs(size / UPLOAD_RATE_MIN),
         }
     }
 }
 
-fn feed(path: &std::path::Path, size: u64, sender: &mpsc::Sender<io::Result<Bytes>>) -> io::Result<()> {
+fn feed(
+    path: &Path,
+    size: u64,
+    sender: &mpsc::Sender<io::Result<Bytes>>,
+    watch: &dyn Fn(u64),
+) -> io::Result<()> {
     let mut file = File::open(path)?.take(size);
+    let mut taken = 0;
     loop {
         let mut piece = vec![0; PIECE];
         let count = file.read(&mut piece)?;
         piece.truncate(count);
+        taken += count as u64;
         if count == 0 || sender.blocking_send(Ok(piece.into())).is_err() {
             return Ok(());
         }
+        watch(taken);
     }
 }
 

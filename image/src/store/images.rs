@@ -123,6 +123,17 @@ impl Store {
         }
     }
 
+    /// All names in the repository that `text` is the bare name of; none when it has a tag or a digest, or is no name.
+    pub fn tags_of(&self, text: &str) -> Vec<Reference> {
+        let last = text.rsplit('/').next().unwrap_or(text);
+        let Ok(bare) = text.parse::<Reference>() else { return Vec::new() };
+        if last.contains([':', '@']) {
+            return Vec::new();
+        }
+        let state = self.state();
+        state.names.keys().filter(|name| name.name() == bare.name()).cloned().collect()
+    }
+
     /// Gives `id` another name. The name is taken from the image that had it.
     pub fn tag(&self, id: &Digest, name: &Reference) -> Result<(), StoreError> {
         let mut state = self.state();
@@ -130,6 +141,17 @@ impl Store {
             return Err(StoreError::NoSuchImage(id.to_string()));
         }
         self.set_name(&mut state, id, name, Sync::Now)
+    }
+
+    /// Remembers that a registry knows the image as `name`, which has a digest. No error when the image is gone.
+    pub(crate) fn add_repo_digest(&self, id: &Digest, name: &Reference) -> Result<(), StoreError> {
+        let mut state = self.state();
+        let Some(entry) = state.images.get_mut(id) else { return Ok(()) };
+        if entry.record.repo_digests.contains(name) || entry.record.repo_digests.len() >= NAMES_MAX {
+            return Ok(());
+        }
+        entry.record.repo_digests.push(name.clone());
+        files::write_record(&self.image_path(id), &entry.record, Sync::Later)
     }
 
     /// Root directories of the image's layers, lowest first, in the format overlayfs expects of lower layers.

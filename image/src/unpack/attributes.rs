@@ -79,12 +79,15 @@ pub(super) fn check(xattrs: &[Xattr]) -> Result<(), &'static str> {
 /// The attributes a layer may set. Overlay's own would let it name other files; labels and signatures of integrity
 /// systems belong to the machine, not to the image.
 fn wanted(xattrs: &[Xattr]) -> impl Iterator<Item = &Xattr> {
-    xattrs.iter().filter(|(name, _)| {
-        (name.starts_with(b"user.") && !name.starts_with(b"user.overlay."))
-            || name == b"security.capability"
-            || name == b"system.posix_acl_access"
-            || name == DEFAULT_ACL
-    })
+    xattrs.iter().filter(|(name, _)| is_layer_xattr(name))
+}
+
+/// Whether an attribute of this name belongs to a layer.
+pub(crate) fn is_layer_xattr(name: &[u8]) -> bool {
+    (name.starts_with(b"user.") && !name.starts_with(b"user.overlay."))
+        || name == b"security.capability"
+        || name == b"system.posix_acl_access"
+        || name == DEFAULT_ACL
 }
 
 /// Some attributes mean nothing where they cannot be stored: on links and devices, or where the file system has no

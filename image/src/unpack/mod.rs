@@ -26,9 +26,11 @@ use std::fs::File;
 use std::io::BufRead;
 use std::os::fd::OwnedFd;
 
+pub(crate) use attributes::is_layer_xattr;
 pub use error::UnpackError;
 pub use extract::Outcome;
 pub use implied::adopt;
+pub(crate) use path::{DEPTH_MAX, is_whiteout_name};
 pub use recipe::replay;
 pub(crate) use stream::{TarStream, sniff};
 pub(crate) use tar::{Kind, Tar};
@@ -63,6 +65,20 @@ pub fn unpack(
     let recorder = recipe.map(recipe::Recorder::new).transpose()?;
     let mut reader = tar::Tar::new(stream, recorder);
     let outcome = extract::extract(&mut reader, root, expected.lowest)?;
+    let (digest, length) = reader.finish()?.finish()?;
+    Ok((digest, Outcome { length, ..outcome }))
+}
+
+/// As [`unpack`], of a stream nobody said anything about: packed in any way, and hashed with SHA-256.
+pub(crate) fn unpack_any(
+    source: impl BufRead,
+    root: OwnedFd,
+    recipe: Option<File>,
+    lowest: bool,
+) -> Result<(Digest, Outcome), UnpackError> {
+    let recorder = recipe.map(recipe::Recorder::new).transpose()?;
+    let mut reader = tar::Tar::new(TarStream::guessed(source)?, recorder);
+    let outcome = extract::extract(&mut reader, root, lowest)?;
     let (digest, length) = reader.finish()?.finish()?;
     Ok((digest, Outcome { length, ..outcome }))
 }

@@ -5,7 +5,7 @@ pub(super) const PATH_MAX: usize = 4096;
 /// Bytes of one component, NAME_MAX of every file system in use.
 const NAME_MAX: usize = 255;
 /// Directories above one another.
-pub(super) const DEPTH_MAX: usize = 256;
+pub(crate) const DEPTH_MAX: usize = 256;
 
 /// Prefix of a name that says something about layers below instead of naming a file.
 const WHITEOUT: &[u8] = b".wh.";
@@ -61,6 +61,11 @@ pub(super) fn clean(raw: &[u8]) -> Result<Vec<&[u8]>, &'static str> {
         }
     }
     if parts.len() > DEPTH_MAX { Err("path is too deep") } else { Ok(parts) }
+}
+
+/// Whether a layer takes a file of this name for a sign about the layers below.
+pub(crate) fn is_whiteout_name(name: &[u8]) -> bool {
+    name.starts_with(WHITEOUT)
 }
 
 /// Classifies the path of an entry.

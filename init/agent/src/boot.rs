@@ -1,9 +1,10 @@
 //! The agent's start, as a list of steps. Those that may fail leave the machine reachable with an error in the log and
 //! in the host status; only the link to init, the state directory and the cgroup tree must succeed.
 
+use std::collections::BTreeMap;
 use std::io;
 use std::net::SocketAddr;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,7 +16,7 @@ use rustix::fs::{Mode, OFlags};
 use tokio::net::TcpListener;
 use tokio::sync::{broadcast, watch};
 
-use crate::command::Handle;
+use crate::command::{Event, Handle};
 use crate::config::{self, Loaded, Machine};
 use crate::health;
 use crate::host::{self, Board, Host};
@@ -23,7 +24,7 @@ use crate::images::{Images, ImagesError};
 use crate::init_link::{self, Init};
 use crate::launcher::Slots;
 use crate::logs::Copier;
-use crate::networks::Networks;
+use crate::networks::{Networks, take_kept};
 use crate::owner::Owner;
 use crate::server::{self, Api, listen};
 use crate::start::Machinery;
@@ -37,6 +38,8 @@ const STATE: &str = "/var/lib/berth";
 const RUN: &str = "/run/berth";
 /// The API's socket inside the machine.
 const SOCKET: &str = "/run/docker.sock";
+/// Under which name init keeps the socket that containers mount.
+const SHARED_SOCKET: &str = "api";
 /// The machine's resolv.conf.
 const RESOLV: &str = "/run/berth/resolv.conf";
 /// Parent of all containers' cgroups; made by init.
@@ -74,7 +77,7 @@ pub(crate) async fn run() -> Result<(), BootError> {
     board.phase("agent started");
     let socket = init_link::inherited().map_err(|error| BootError::Io("take the control socket", error))?;
     let connected = tokio::task::block_in_place(|| init_link::connect(socket));
-    let (init, kept) = connected.map_err(|error| BootError::Io("greet init", error))?;
+    let (init, mut kept) = connected.map_err(|error| BootError::Io("greet init", error))?;
     for dir in [STATE, &format!("{STATE}/net"), RUN] {
         std::fs::create_dir_all(dir).map_err(|error| BootError::Io("make the state directory", error))?;
     }
@@ -89,13 +92,17 @@ pub(crate) async fn run() -> Result<(), BootError> {
 
     let starts =
         kept.services.iter().find(|service| service.service == "agent").map_or(1, |agent| agent.starts);
-    let (machinery, images) = machinery(&init, &loaded, resolver, network.upstreams())?;
+    let (events, _) = broadcast::channel(EVENTS);
+    let (machinery, images) = {
+        let sockets = take_kept(&mut kept.stored);
+        machinery(&init, sockets, &loaded, resolver, network.upstreams(), &events)?
+    };
     let boot = host::boot_id().map_err(|error| BootError::Io("read the boot id", error))?;
     let copier = Copier::start().map_err(|error| BootError::Io("start the log thread", error))?;
-    let (events, _) = broadcast::channel(EVENTS);
     let mut owner = Owner::new(machinery.clone(), copier, boot, starts <= 1, events.clone());
     let happenings = owner.happenings();
     let shutdown = kept.shutdown;
+    let shared = kept.stored.remove(SHARED_SOCKET);
     let recovered = owner.recover(kept);
     // Starts wait for the networks; the API does not.
     tokio::spawn({
@@ -126,6 +133,7 @@ pub(crate) async fn run() -> Result<(), BootError> {
     tokio::spawn(init.clone().heartbeat(is_ready));
     let api = Api::new(handle.clone(), images.store().clone(), images.puller().clone(), Arc::new(machine));
     serve(&loaded.machine, &api).await;
+    serve_containers(&init, shared, &api);
     ready.send_replace(true);
     board.phase("api ready");
 
@@ -214,16 +222,26 @@ fn follow_network(network: &mut net_host::Handle, board: Board) {
 
 fn machinery(
     init: &Init,
+    sockets: BTreeMap<String, Vec<OwnedFd>>,
     loaded: &Loaded,
     resolver: Resolver,
     upstreams: watch::Receiver<Upstreams>,
+    events: &broadcast::Sender<Event>,
 ) -> Result<(Machinery, Images), BootError> {
     let state = Path::new(STATE);
     let store = Store::open(&state.join("containers")).map_err(BootError::Store)?;
     let volumes =
         Volumes::open(&state.join("volumes")).map_err(|error| BootError::Io("open the volumes", error))?;
-    let networks = Networks::open(&state.join("networks"), upstreams)
-        .map_err(|error| BootError::Io("open the networks", error))?;
+    let machine_id = berth_net::host::machine_id(&state.join("net"))
+        .map_err(|error| BootError::Io("read the machine id", error))?;
+    let networks = Networks::open(
+        &state.join("networks"),
+        &machine_id,
+        upstreams,
+        events.clone(),
+        (init.clone(), sockets),
+    )
+    .map_err(|error| BootError::Io("open the networks", error))?;
     let registries = &loaded.machine.registries;
     let images = Images::open(&state.join("image"), Path::new(RUN), registries, resolver)
         .map_err(BootError::Images)?;
@@ -240,6 +258,30 @@ fn machinery(
         cgroups: Arc::new(cgroups),
     };
     Ok((machinery, images))
+}
+
+/// Opens the socket that containers mount. init keeps it, since a container knows the file it has mounted only: a new
+/// file in its place would be another.
+fn serve_containers(init: &Init, kept: Option<Vec<OwnedFd>>, api: &Arc<Api>) {
+    let path = Path::new(crate::binds::API_SOCKET);
+    let opened = match kept.into_iter().flatten().next() {
+        Some(fd) => {
+            let listener = std::os::unix::net::UnixListener::from(fd);
+            listener.set_nonblocking(true).and_then(|()| tokio::net::UnixListener::from_std(listener))
+        }
+        None => path
+            .parent()
+            .map_or(Ok(()), std::fs::create_dir_all)
+            .and_then(|()| listen::bind_unix(path))
+            .and_then(|listener| {
+                init.store(SHARED_SOCKET, vec![listener.as_fd().try_clone_to_owned()?])?;
+                Ok(listener)
+            }),
+    };
+    match opened {
+        Ok(listener) => drop(tokio::spawn(listen::serve_unix(listener, api.clone()))),
+        Err(error) => crate::log::error!("{}: {error}", path.display()),
+    }
 }
 
 /// Opens the API's sockets. One that fails does not stop the other.

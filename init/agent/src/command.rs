@@ -264,6 +264,8 @@ pub(crate) struct Endpoint {
     pub ip6: Option<(String, u8, String)>,
     /// Addresses as asked for.
     pub(crate) wanted: Option<EndpointIpamConfig>,
+    /// All that was asked for.
+    pub(crate) asked: EndpointSettings,
     /// Aliases as asked for.
     pub(crate) aliases: Vec<String>,
     /// Names answered by the resolver.

@@ -17,6 +17,8 @@ use crate::server::host::{Facts, Machine, Power};
 /// Where state lives.
 const STATE: &str = "/var";
 /// Host name file and machine id's directory.
+/// Init's phases of the boot.
+const TIMELINE: &str = "/run/berth/boot-timeline";
 const MACHINE_ID: &str = "/var/lib/berth/machine-id";
 
 /// States of units by name, shared with those who change them.
@@ -36,7 +38,7 @@ impl Board {
 
     /// A phase of the boot was reached now.
     pub(crate) fn phase(&self, name: &str) {
-        let phase = Phase { name: name.to_owned(), at_s: uptime_s() };
+        let phase = Phase { name: name.to_owned(), at_s: uptime_s(), idle_s: idle_s() };
         self.phases.lock().unwrap_or_else(PoisonError::into_inner).push(phase);
     }
 }
@@ -53,6 +55,25 @@ pub(crate) struct Host {
     pub(crate) owner: mpsc::Sender<Happening>,
     /// Stable id of the machine.
     pub(crate) id: String,
+}
+
+impl Host {
+    /// The phases that init reached, then the agent's.
+    fn boot(&self) -> Vec<Phase> {
+        let text = std::fs::read_to_string(TIMELINE).unwrap_or_default();
+        let mut phases: Vec<Phase> = text.lines().filter_map(init_phase).collect();
+        phases.extend(self.board.phases.lock().unwrap_or_else(PoisonError::into_inner).iter().cloned());
+        phases
+    }
+}
+
+/// A line of init's timeline: nanoseconds, idle seconds, name.
+fn init_phase(line: &str) -> Option<Phase> {
+    let mut words = line.splitn(3, ' ');
+    let at: u64 = words.next()?.parse().ok()?;
+    let idle_s = words.next()?.parse().ok()?;
+    let at_s = std::time::Duration::from_nanos(at).as_secs_f64();
+    Some(Phase { name: words.next()?.to_owned(), at_s, idle_s })
 }
 
 impl Machine for Host {
@@ -83,7 +104,7 @@ impl Machine for Host {
                 .values()
                 .cloned()
                 .collect(),
-            boot: self.board.phases.lock().unwrap_or_else(PoisonError::into_inner).clone(),
+            boot: self.boot(),
         }
     }
 
@@ -184,6 +205,12 @@ fn uptime_s() -> f64 {
         u32::try_from(now.tv_nsec).unwrap_or(0),
     );
     whole.as_secs_f64()
+}
+
+/// The second number of `/proc/uptime`.
+fn idle_s() -> f64 {
+    let text = std::fs::read_to_string("/proc/uptime").unwrap_or_default();
+    text.split_ascii_whitespace().nth(1).and_then(|idle| idle.parse().ok()).unwrap_or(0.0)
 }
 
 /// The kernel's id of this boot.

@@ -7,10 +7,12 @@
 //! rules), [`store`], [`volumes`], [`networks`], [`images`], [`logs`] (what containers are made of), [`create`],
 //! [`start`], [`owner`] (their life), [`units`], [`host`], [`server`], [`boot`] (all of it put together).
 
+mod binds;
 mod boot;
 mod command;
 mod config;
 mod create;
+mod files;
 mod health;
 mod host;
 mod id;
@@ -43,6 +45,10 @@ const STACK: usize = 512 << 10;
 const UMASK: rustix::fs::Mode = rustix::fs::Mode::from_bits_truncate(0o022);
 
 fn main() -> std::process::ExitCode {
+    let mut arguments = std::env::args().skip(1);
+    if arguments.next().as_deref() == Some(files::job::ARGUMENT) {
+        return files::run::main(&arguments.next().unwrap_or_default());
+    }
     rustix::process::umask(UMASK);
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(WORKERS)

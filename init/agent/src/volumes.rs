@@ -3,12 +3,13 @@
 use std::collections::BTreeMap;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 
 use berth_api::docker::volumes::{Volume, VolumeCreate};
 use serde::{Deserialize, Serialize};
+use tokio::sync::broadcast;
 
-use crate::command::Refusal;
+use crate::command::{Event, Refusal};
 use crate::config::legal_name;
 use crate::store::{remove_tree, write_durably};
 
@@ -31,6 +32,59 @@ struct Record {
 pub(crate) struct Volumes {
     root: PathBuf,
     known: Mutex<BTreeMap<String, Record>>,
+    events: OnceLock<broadcast::Sender<Event>>,
+}
+
+/// What a volume holds, by the options it was made with.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Content {
+    /// A directory of its own.
+    Own,
+    /// A directory of the host.
+    Bind(String),
+    /// Memory, with the options of the file system; each container has its own.
+    Tmpfs(Vec<String>),
+}
+
+/// Why options are none of the local driver's.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum OptionError {
+    /// Known and not offered.
+    #[error("{0}")]
+    Unsupported(String),
+    /// Unknown or incomplete.
+    #[error("{0}")]
+    Invalid(String),
+}
+
+impl Content {
+    /// Reads options.
+    pub(crate) fn of(options: Option<&BTreeMap<String, String>>) -> Result<Self, OptionError> {
+        let Some(options) = options else { return Ok(Self::Own) };
+        let invalid = |text: String| Err(OptionError::Invalid(text));
+        if let Some(key) = options.keys().find(|key| !matches!(key.as_str(), "type" | "o" | "device")) {
+            return invalid(format!("invalid option: {key:?}"));
+        }
+        let get = |key: &str| options.get(key).map(String::as_str).unwrap_or_default();
+        let (kind, device) = (get("type"), get("device"));
+        let list: Vec<&str> = get("o").split(',').filter(|option| !option.is_empty()).collect();
+        let bind = list.iter().any(|option| matches!(*option, "bind" | "rbind"));
+        match (kind, device) {
+            ("", "") => invalid("missing required option: \"device\"".to_owned()),
+            ("", _) if !bind => invalid("missing required option: \"type\"".to_owned()),
+            (_, "") => invalid("missing required option: \"device\"".to_owned()),
+            (_, path) if bind => {
+                if !path.starts_with('/') || path.split('/').any(|part| part == "..") {
+                    return invalid(format!("invalid device: {path:?} is no absolute path"));
+                }
+                Ok(Self::Bind(path.to_owned()))
+            }
+            ("tmpfs", _) => Ok(Self::Tmpfs(list.into_iter().map(str::to_owned).collect())),
+            (kind, _) => Err(OptionError::Unsupported(format!(
+                "volumes of type {kind:?} are not offered; tmpfs and bind are"
+            ))),
+        }
+    }
 }
 
 impl Volumes {
@@ -54,7 +108,7 @@ impl Volumes {
                 Err(error) => return Err(error),
             }
         }
-        Ok(Self { root: root.to_owned(), known: Mutex::new(known) })
+        Ok(Self { root: root.to_owned(), known: Mutex::new(known), events: OnceLock::new() })
     }
 
     fn lock(&self) -> MutexGuard<'_, BTreeMap<String, Record>> {
@@ -92,11 +146,11 @@ impl Volumes {
                 body.driver
             )));
         }
-        if body.driver_opts.as_ref().is_some_and(|options| !options.is_empty()) {
-            return Err(Refusal::Unsupported(
-                "options of the local volume driver are not offered".to_owned(),
-            ));
-        }
+        let options = body.driver_opts.filter(|options| !options.is_empty());
+        Content::of(options.as_ref()).map_err(|why| match why {
+            OptionError::Unsupported(text) => Refusal::Unsupported(text),
+            OptionError::Invalid(text) => Refusal::Invalid(format!("create {}: {text}", body.name)),
+        })?;
         let mut labels = body.labels.unwrap_or_default();
         let name = if body.name.is_empty() {
             labels.insert(ANONYMOUS_LABEL.to_owned(), String::new());
@@ -115,11 +169,12 @@ impl Volumes {
             return Ok(self.show(record));
         }
         let created_at = jiff::Timestamp::now().strftime("%Y-%m-%dT%H:%M:%SZ").to_string();
-        let record =
-            Record { format: FORMAT, name: name.clone(), created_at, labels: Some(labels), options: None };
+        let record = Record { format: FORMAT, name: name.clone(), created_at, labels: Some(labels), options };
         self.make(&record).map_err(|error| Refusal::Failed(format!("create {name}: {error}")))?;
         let volume = self.show(&record);
         known.insert(name, record);
+        drop(known);
+        self.announce(&volume.name, "create", &[]);
         Ok(volume)
     }
 
@@ -142,7 +197,38 @@ impl Volumes {
         };
         removed.map_err(|error| Refusal::Failed(format!("remove {name}: {error}")))?;
         known.remove(name);
+        drop(known);
+        self.announce(name, "destroy", &[]);
         Ok(())
+    }
+
+    /// What a container sees of a volume.
+    pub(crate) fn content(&self, name: &str) -> Result<Content, Refusal> {
+        let known = self.lock();
+        let record =
+            known.get(name).ok_or_else(|| Refusal::NotFound(format!("get {name}: no such volume")))?;
+        Content::of(record.options.as_ref()).map_err(|why| Refusal::Failed(format!("volume {name}: {why}")))
+    }
+
+    /// Says from now on what happens to volumes.
+    pub(crate) fn tell(&self, events: broadcast::Sender<Event>) {
+        // Told once, at the start.
+        let _ = self.events.set(events);
+    }
+
+    /// Tells of something that happened to a volume.
+    pub(crate) fn announce(&self, name: &str, action: &str, more: &[(&str, &str)]) {
+        let Some(events) = self.events.get() else { return };
+        let attributes = std::iter::once(&("driver", "local")).chain(more);
+        let event = Event {
+            kind: "volume",
+            action: action.to_owned(),
+            id: name.to_owned(),
+            attributes: attributes.map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect(),
+            at_ns: crate::logs::now_ns(),
+        };
+        // No receiver is no error: nobody listens.
+        let _ = events.send(event);
     }
 }
 
@@ -169,6 +255,33 @@ mod tests {
         assert!(!dir.path().join("half").exists());
         volumes.remove("data").expect("a removal");
         assert!(matches!(volumes.remove("data"), Err(Refusal::NotFound(_))));
+    }
+
+    #[test]
+    fn options_say_what_a_volume_holds() {
+        let of = |pairs: &[(&str, &str)]| {
+            let options = pairs.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect();
+            Content::of(Some(&options))
+        };
+        assert_eq!(Content::of(None), Ok(Content::Own));
+        let bind = Ok(Content::Bind("/srv/data".to_owned()));
+        assert_eq!(of(&[("type", "none"), ("o", "bind"), ("device", "/srv/data")]), bind);
+        assert_eq!(of(&[("o", "bind,rw"), ("device", "/srv/data")]), bind);
+        let memory = Content::Tmpfs(vec!["size=1m".to_owned(), "uid=5".to_owned()]);
+        assert_eq!(of(&[("type", "tmpfs"), ("device", "tmpfs"), ("o", "size=1m,uid=5")]), Ok(memory));
+        assert!(matches!(
+            of(&[("type", "nfs"), ("device", ":/x"), ("o", "addr=x")]),
+            Err(OptionError::Unsupported(_))
+        ));
+        for bad in [
+            &[("size", "1")][..],
+            &[("type", "tmpfs")],
+            &[("device", "x")],
+            &[("o", "bind"), ("device", "/a/../../etc")],
+            &[("o", "bind"), ("device", "relative")],
+        ] {
+            assert!(matches!(of(bad), Err(OptionError::Invalid(_))), "{bad:?}");
+        }
     }
 
     #[test]

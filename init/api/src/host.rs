@@ -76,6 +76,8 @@ pub struct Phase {
     pub name: String,
     /// When it was reached, seconds since the kernel started.
     pub at_s: f64,
+    /// How long the processors idled until then, all together, seconds.
+    pub idle_s: f64,
 }
 
 /// `GET /host/v1/config`: the machine file in force.

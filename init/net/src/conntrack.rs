@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
+use ipnet::IpNet;
 use rustix::io::Errno;
 
 use crate::netlink::{Failure, Request, Route, Socket};
@@ -62,18 +63,29 @@ pub fn flush(flows: &[Flow]) -> Result<usize, FlushError> {
     }
     let local = Route::open().and_then(|mut route| route.addresses()).map_err(FlushError::Socket)?;
     let local: BTreeSet<IpAddr> = local.into_iter().map(|(_, net)| net.addr()).collect();
+    flush_matching(&|entry| flows.iter().any(|flow| entry.matches(flow, &local)))
+}
+
+/// Forgets the flows of addresses in `subnets` that are not among `live`: of containers that went while nobody looked.
+pub fn flush_strays(subnets: &[IpNet], live: &BTreeSet<IpAddr>) -> Result<usize, FlushError> {
+    let stray =
+        |address: &IpAddr| !live.contains(address) && subnets.iter().any(|subnet| subnet.contains(address));
+    flush_matching(&|entry| entry.ends().iter().any(stray))
+}
+
+fn flush_matching(unwanted: &dyn Fn(&Entry<'_>) -> bool) -> Result<usize, FlushError> {
     let mut socket = Socket::open(NETLINK_NETFILTER).map_err(FlushError::Socket)?;
-    let outcome = flush_over(&mut socket, flows, &local);
+    let outcome = flush_over(&mut socket, unwanted);
     socket.close_aside();
     outcome
 }
 
-fn flush_over(socket: &mut Socket, flows: &[Flow], local: &BTreeSet<IpAddr>) -> Result<usize, FlushError> {
+fn flush_over(socket: &mut Socket, unwanted: &dyn Fn(&Entry<'_>) -> bool) -> Result<usize, FlushError> {
     let list = Request { kind: GET, flags: 0, body: vec![0; GENERIC_BYTES] };
     let entries = socket.dump(&list).map_err(FlushError::Socket)?.map_err(FlushError::List)?;
     let matching = entries.iter().filter_map(|message| {
         let entry = Entry::parse(&message.body)?;
-        flows.iter().any(|flow| entry.matches(flow, local)).then(|| entry.removal(&message.body))
+        unwanted(&entry).then(|| entry.removal(&message.body))
     });
     let removals: Vec<Request> = matching.collect();
     let answers = socket.send_all(&removals).map_err(FlushError::Socket)?;
@@ -120,17 +132,13 @@ impl<'a> Entry<'a> {
         })
     }
 
+    fn ends(&self) -> [IpAddr; 4] {
+        [self.original.source, self.original.destination, self.reply.source, self.reply.destination]
+    }
+
     fn matches(&self, flow: &Flow, local: &BTreeSet<IpAddr>) -> bool {
         match *flow {
-            Flow::Container(address) => {
-                let ends = [
-                    self.original.source,
-                    self.original.destination,
-                    self.reply.source,
-                    self.reply.destination,
-                ];
-                ends.contains(&address)
-            }
+            Flow::Container(address) => self.ends().contains(&address),
             Flow::Published { protocol, host_ip, host_port } => {
                 let to = self.original.destination;
                 let address = if host_ip.is_unspecified() {

@@ -12,6 +12,7 @@ pub mod pool;
 pub mod ports;
 
 pub mod bridge;
+pub mod direct;
 pub mod netlink;
 pub mod sysctl;
 pub mod veth;

@@ -6,7 +6,7 @@
 
 use std::io;
 use std::net::IpAddr;
-use std::os::fd::{AsRawFd, BorrowedFd};
+use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
 
 use ipnet::IpNet;
 use rtnetlink::packet_route::link::{
@@ -19,7 +19,7 @@ use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 use crate::bridge::without_link_local;
 use crate::mac::Mac;
 use crate::netlink::{
-    CREATE, EXCLUSIVE, add_address, add_route, default_path, delete_link, link_up, new_link, switch_on,
+    CREATE, EXCLUSIVE, Path, add_address, add_route, default_path, delete_link, link_up, new_link, switch_on,
 };
 use crate::netlink::{Failure, Interface, Request, Route};
 use crate::sysctl;
@@ -54,6 +54,9 @@ pub enum AttachError {
     /// There is no such bridge.
     #[error("no bridge {0}")]
     NoBridge(String),
+    /// There is no such interface on the machine.
+    #[error("no interface {0} on this machine")]
+    NoParent(String),
     /// The netlink socket failed.
     #[error("talk to the kernel about {name}")]
     Socket {
@@ -104,7 +107,7 @@ pub fn attach(netns: BorrowedFd<'_>, port: &Port) -> Result<(), AttachError> {
             let step = ["create", "join to the bridge", "switch on"].get(at).copied().unwrap_or("change");
             AttachError::Refused { name: name.clone(), step, source }
         })
-        .and_then(|()| inside(netns, || container_side(port)));
+        .and_then(|()| inside(netns, || container_side(name, &port.inner())));
     if let Err(error) = attached {
         // A pair that existed before belongs to somebody else.
         if !matches!(&error, AttachError::Refused { source, .. } if source.errno == Errno::EXIST) {
@@ -113,6 +116,25 @@ pub fn attach(netns: BorrowedFd<'_>, port: &Port) -> Result<(), AttachError> {
         return Err(error);
     }
     Ok(())
+}
+
+/// Gives a namespace other default routes: by way of `gateways`, over the interface of that name there. They replace
+/// those of the same family.
+pub fn set_gateways(netns: BorrowedFd<'_>, interface: &str, gateways: &[IpAddr]) -> Result<(), AttachError> {
+    inside(netns, || {
+        let socket = |source| AttachError::Socket { name: interface.to_owned(), source };
+        let mut route = Route::open().map_err(socket)?;
+        let found = route.index_of(interface).map_err(socket)?;
+        let index = found.ok_or_else(|| socket(io::Error::from(io::ErrorKind::NotFound)))?;
+        let requests: Vec<Request> =
+            gateways.iter().map(|gateway| add_route(index, &default_path(*gateway))).collect();
+        let outcome = route.apply(&requests).map_err(socket)?;
+        outcome.map_err(|(_, source)| AttachError::Refused {
+            name: interface.to_owned(),
+            step: "replace the default route over",
+            source,
+        })
+    })
 }
 
 /// Sets up a namespace that gets no network of ours: loopback and the settings every container has.
@@ -127,6 +149,16 @@ pub fn prepare(netns: BorrowedFd<'_>) -> Result<(), AttachError> {
             source,
         })
     })
+}
+
+/// A new network namespace, for who has none in store.
+pub fn namespace() -> io::Result<OwnedFd> {
+    let make = || {
+        nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNET)?;
+        Ok(std::fs::File::open("/proc/thread-self/ns/net")?.into())
+    };
+    let thread = std::thread::Builder::new().name("netns".to_owned()).spawn(make)?;
+    thread.join().unwrap_or_else(|_| Err(io::Error::other("the thread in the namespace panicked")))
 }
 
 /// Removes the pair by the name of the machine's side; one that is not there is fine.
@@ -218,31 +250,57 @@ fn host_side(netns: BorrowedFd<'_>, port: &Port, bridge: u32) -> Vec<Request> {
     vec![new_link(&create, CREATE | EXCLUSIVE), new_link(&join, 0), new_link(&on, 0)]
 }
 
-fn container_side(port: &Port) -> Result<(), AttachError> {
-    let name = &port.host_name;
-    let socket = |source| AttachError::Socket { name: name.clone(), source };
+impl Port {
+    fn inner(&self) -> Inner<'_> {
+        Inner {
+            name: &self.container_name,
+            addresses: &self.addresses,
+            gateways: &self.gateways,
+            device_routes: &[],
+        }
+    }
+}
+
+/// What is set up inside a namespace, whatever the kind of interface.
+#[derive(Debug)]
+pub(crate) struct Inner<'a> {
+    /// Interface name.
+    pub(crate) name: &'a str,
+    /// Addresses.
+    pub(crate) addresses: &'a [IpNet],
+    /// Default routes.
+    pub(crate) gateways: &'a [IpAddr],
+    /// Destinations on the link itself.
+    pub(crate) device_routes: &'a [IpNet],
+}
+
+/// To be called inside the namespace. `name` is the interface's name in messages.
+pub(crate) fn container_side(name: &str, inner: &Inner<'_>) -> Result<(), AttachError> {
+    let socket = |source| AttachError::Socket { name: name.to_owned(), source };
     let mut route = Route::open().map_err(socket)?;
-    let found = route.index_of(&port.container_name).map_err(socket)?;
+    let found = route.index_of(inner.name).map_err(socket)?;
     let index = found.ok_or_else(|| socket(io::Error::from(io::ErrorKind::NotFound)))?;
     settings()?;
-    let ipv6 = port.addresses.iter().any(|address| matches!(address, IpNet::V6(_)));
-    let interface = &port.container_name;
+    let ipv6 = inner.addresses.iter().any(|address| matches!(address, IpNet::V6(_)));
+    let interface = inner.name;
     // A network without IPv6 must not leave a link-local address behind, nor accept a neighbour's prefix.
     optional(&format!("net/ipv6/conf/{interface}/disable_ipv6"), if ipv6 { "0" } else { "1" })?;
     optional(&format!("net/ipv6/conf/{interface}/accept_ra"), "0")?;
     optional(&format!("net/ipv6/conf/{interface}/accept_dad"), "0")?;
 
     let mut requests = vec![link_up(LOOPBACK)];
-    requests.extend(port.addresses.iter().map(|address| add_address(index, *address)));
+    requests.extend(inner.addresses.iter().map(|address| add_address(index, *address)));
     requests.push(link_up(index));
     let addresses_end = requests.len();
-    let gateways = port.gateways.iter();
-    requests.extend(gateways.map(|gateway| add_route(index, &default_path(*gateway))));
+    let on_link =
+        |destination: &IpNet| Path { destination: *destination, gateway: None, source: None, metric: 0 };
+    requests.extend(inner.device_routes.iter().map(|net| add_route(index, &on_link(net))));
+    requests.extend(inner.gateways.iter().map(|gateway| add_route(index, &default_path(*gateway))));
     let outcome = route.apply(&requests).map_err(socket)?;
     outcome.map_err(|(at, source)| {
         let step =
             if at < addresses_end { "set up the container's side of" } else { "add the default route of" };
-        AttachError::Refused { name: name.clone(), step, source }
+        AttachError::Refused { name: name.to_owned(), step, source }
     })
 }
 
@@ -260,7 +318,7 @@ fn optional(setting: &str, value: &str) -> Result<(), AttachError> {
 }
 
 /// Runs `work` on a thread of its own inside the namespace, so that no thread of the program is left there.
-fn inside(
+pub(crate) fn inside(
     netns: BorrowedFd<'_>,
     work: impl FnOnce() -> Result<(), AttachError> + Send,
 ) -> Result<(), AttachError> {

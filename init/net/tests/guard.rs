@@ -103,12 +103,22 @@ fn a_stolen_address_takes_no_traffic_of_its_owner() {
         let net = two_containers();
         net.guarded(true);
         // The attacker answers requests for the victim's addresses from now on.
-        net.attack(&["addr add 10.9.0.2/32 dev lo", "addr add fd09::2/128 dev lo nodad"]);
+        net.attack(&["addr add 10.9.0.2/32 dev lo", "addr add fd09::2/128 dev eth0 nodad"]);
         for _ in 0..5 {
             run(&["neigh flush dev br0"]);
             assert!(get("10.9.0.2:80").is_ok());
             assert!(get("[fd09::2]:80").is_ok());
         }
+        // The victim is away: whoever answers is the thief.
+        net.attacker.serve(80);
+        within(net.victim.fd(), || run(&["link set eth0 down"]));
+        let stolen = || {
+            run(&["neigh flush dev br0"]);
+            ["10.9.0.2:80", "[fd09::2]:80"].map(|address| get(address).is_ok())
+        };
+        assert_eq!(stolen(), [false, false]);
+        net.guarded(false);
+        assert_eq!(stolen(), [true, true], "without the guard this test would show nothing");
     });
 }
 

@@ -10,7 +10,7 @@ use berth_sys::clone::{self, Child, SingleThreaded};
 use rustix::pipe::{PipeFlags, pipe_with};
 
 use crate::kmsg::{note, warn};
-use crate::modules::Loader;
+use crate::modules::{self, Loader};
 use crate::{settings, timeline};
 
 /// Loaded before the agent starts.
@@ -35,8 +35,14 @@ pub(crate) struct BootLoader {
     pub(crate) early_done: OwnedFd,
 }
 
-/// Starts loading everything. The late modules go on after `early_done` hangs up.
-pub(crate) fn boot_loader() -> io::Result<BootLoader> {
+/// Starts loading everything. The late modules go on after `early_done` hangs up. `None` when the kernel has
+/// everything built in: then nothing is ever loaded, and nothing needs to be waited for.
+pub(crate) fn boot_loader() -> io::Result<Option<BootLoader>> {
+    if !modules::are_there() {
+        lock_door();
+        report_ready();
+        return Ok(None);
+    }
     let (early_done, working) = pipe_with(PipeFlags::CLOEXEC)?;
     let child = run(move || {
         let mut loader = Loader::open();
@@ -52,15 +58,13 @@ pub(crate) fn boot_loader() -> io::Result<BootLoader> {
         close_door();
         note!("{} modules loaded", loader.loaded);
         timeline::mark("modules-ready");
-        match std::fs::write(READY, "") {
-            Ok(()) => 0,
-            Err(error) => {
-                warn!("{READY} is not made: {error}, continuing");
-                1
-            }
-        }
+        i32::from(!report_ready())
     })?;
-    Ok(BootLoader { child, early_done })
+    Ok(Some(BootLoader { child, early_done }))
+}
+
+fn report_ready() -> bool {
+    std::fs::write(READY, "").inspect_err(|error| warn!("{READY} is not made: {error}, continuing")).is_ok()
 }
 
 /// Starts a loader for what devices that came later ask for. It is a program of its own, so that it holds none of
@@ -101,5 +105,12 @@ pub(crate) fn load(aliases: &[String]) -> ExitCode {
 fn close_door() {
     if let Err(error) = settings::sysctl("kernel/modprobe", "\n") {
         warn!("the kernel's own module loading stays on: {error}, continuing");
+    }
+}
+
+/// Until the next boot nobody loads a module, root with all capabilities included.
+fn lock_door() {
+    if let Err(error) = settings::sysctl("kernel/modules_disabled", "1") {
+        warn!("modules can still be loaded: {error}, continuing");
     }
 }

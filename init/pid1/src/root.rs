@@ -12,7 +12,7 @@ use std::path::Path;
 use rustix::mount::{MountFlags, mount, mount_move};
 
 use crate::kmsg::{error, note, warn};
-use crate::modules::Loader;
+use crate::modules::{self, Loader};
 use crate::{loopdev, mounts, timeline};
 
 const IMAGE: &str = "/root.erofs";
@@ -48,6 +48,15 @@ pub(crate) fn stage1() {
         warn!("{target} does not mount: {error}, continuing");
     }
     note!("stage1 on Linux {}", rustix::system::uname().release().to_string_lossy());
+    if modules::are_there() {
+        load_modules();
+    }
+    let Err(failure) = switch_root();
+    let source = std::error::Error::source(&failure).map(ToString::to_string).unwrap_or_default();
+    error!("no root: {failure}: {source}");
+}
+
+fn load_modules() {
     let mut loader = Loader::open();
     // What reads the root image first: it is needed whatever hardware there is.
     for name in ["loop", "erofs"] {
@@ -56,9 +65,6 @@ pub(crate) fn stage1() {
     loader.coldplug();
     note!("stage1 loaded {} modules", loader.loaded);
     timeline::mark("stage1-modules");
-    let Err(failure) = switch_root();
-    let source = std::error::Error::source(&failure).map(ToString::to_string).unwrap_or_default();
-    error!("no root: {failure}: {source}");
 }
 
 fn switch_root() -> Result<Infallible, RootError> {

@@ -23,7 +23,7 @@ use crate::service::{Kind, Service};
 use crate::signals::{Asked, Signals};
 use crate::uevent::{Uevent, Uevents};
 use crate::watchdog::Watchdog;
-use crate::{children, rescue, shutdown, timeline};
+use crate::{children, modules, rescue, shutdown, timeline};
 
 /// How long the agent may take to stop the containers. Unit: seconds.
 const STOP_DEADLINE_S: u32 = 90;
@@ -93,6 +93,8 @@ struct Machine {
     watchdog: Option<Watchdog>,
     loader: Option<i32>,
     aliases: Vec<String>,
+    /// Whether there are modules at all.
+    modular: bool,
     /// Device events were lost: the next loader looks at everything.
     rescan: bool,
     stopping: Option<Stopping>,
@@ -128,6 +130,7 @@ impl Machine {
             watchdog: Watchdog::open(),
             loader: booted.loader,
             aliases: Vec::new(),
+            modular: modules::are_there(),
             rescan: false,
             stopping: None,
             reaping: false,
@@ -433,7 +436,7 @@ impl Machine {
                 Some(Ok(Some(event))) => self.device(event),
                 Some(Err(error)) => {
                     warn!("device events were lost: {error}; looking at all devices again");
-                    self.rescan = true;
+                    self.rescan = self.modular;
                 }
                 Some(Ok(None)) | None => return,
             }
@@ -455,7 +458,8 @@ impl Machine {
             _ => {}
         }
         // While the boot's loader walks the devices it finds them itself.
-        if !event.modalias.is_empty()
+        if self.modular
+            && !event.modalias.is_empty()
             && self.aliases.len() < ALIASES_MAX
             && !self.aliases.contains(&event.modalias)
         {

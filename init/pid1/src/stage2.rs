@@ -24,8 +24,10 @@ pub(crate) fn run() {
     // Before devices are looked for, so that none is missed.
     let uevents = run::open_uevents();
     // In parallel to the rest, and before there are descriptors a child could hold.
-    let loader =
-        children::boot_loader().inspect_err(|error| warn!("no modules are loaded: {error}, continuing")).ok();
+    let loader = children::boot_loader().unwrap_or_else(|error| {
+        warn!("no modules are loaded: {error}, continuing");
+        None
+    });
     mounts::after_root();
     cgroups::set_up();
     settings::apply();

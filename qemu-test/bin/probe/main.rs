@@ -3,7 +3,9 @@
 //! Static and without libc's name service, so that it runs in an image that holds nothing else.
 
 mod network;
+mod reach;
 mod see;
+mod surface;
 mod work;
 
 use std::process::ExitCode;
@@ -15,6 +17,8 @@ const USAGE: &str = "probe VERB …
   id  uid-map  status    env  args  pwd        hostname  mounts     devices
   cat PATH  ls PATH      write PATH TEXT…      append PATH TEXT…    sockets  limits
   http PORT              connect HOST PORT     fetch HOST PORT PATH listen PORT
+  serve PORT…            reach PROTO/HOST:PORT…                      scan HOST FIRST LAST
+  defenceless FAMILY     surface
   alloc MIB              spin SECONDS          fork N               fill PATH MIB";
 
 fn main() -> ExitCode {
@@ -57,10 +61,18 @@ fn run(words: &[&str]) -> Result<u8, String> {
         ["devices"] => see::devices(),
         ["cat", path] => see::files(&[path]),
         ["ls", path] => see::list(path),
+        ["surface"] => surface::report(),
         ["sockets"] => see::sockets(),
         ["http", port] => network::serve_pages(port_number(port)?),
         ["listen", port] => network::listen_once(port_number(port)?),
         ["connect", host, port] => network::connect(host, port_number(port)?),
+        ["serve", ports @ ..] => {
+            let ports: Result<Vec<u16>, String> = ports.iter().map(|port| port_number(port)).collect();
+            reach::serve(&ports?)
+        }
+        ["reach", targets @ ..] => reach::reach(targets),
+        ["scan", host, first, last] => reach::scan(host, port_number(first)?, port_number(last)?),
+        ["defenceless", family] => reach::defenceless(family),
         ["fetch", host, port, path] => network::fetch(host, port_number(port)?, path),
         _ => Err(format!("no such verb\n{USAGE}")),
     }

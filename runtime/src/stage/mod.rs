@@ -27,7 +27,7 @@ mod limits;
 mod masks;
 mod mounts;
 mod nodes;
-mod passwd;
+pub mod passwd;
 mod program;
 mod reaper;
 mod resolve;

@@ -8,20 +8,20 @@ const ID_MAX: u32 = i32::MAX.unsigned_abs();
 
 /// Who a process runs as.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Identity {
+pub struct Identity {
     /// User id inside the container.
-    pub(super) uid: u32,
+    pub uid: u32,
     /// Group id.
-    pub(super) gid: u32,
+    pub gid: u32,
     /// Supplementary groups.
-    pub(super) groups: Vec<u32>,
+    pub groups: Vec<u32>,
     /// Home directory, `/` when the user has none.
-    pub(super) home: String,
+    pub home: String,
 }
 
 /// A name that none of the files has.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Unknown {
+pub enum Unknown {
     /// A user.
     User(String),
     /// A group.
@@ -42,12 +42,7 @@ struct Group<'a> {
 }
 
 /// Resolves `user[:group]` and further groups against the two files.
-pub(super) fn resolve(
-    spec: &str,
-    further: &[String],
-    passwd: &str,
-    group: &str,
-) -> Result<Identity, Unknown> {
+pub fn resolve(spec: &str, further: &[String], passwd: &str, group: &str) -> Result<Identity, Unknown> {
     let (user_part, group_part) = spec.split_once(':').unwrap_or((spec, ""));
     let wanted = if user_part.is_empty() { "0" } else { user_part };
     let found = users(passwd).find(|user| user.name == wanted || number(wanted) == Some(user.uid));

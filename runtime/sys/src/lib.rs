@@ -7,6 +7,7 @@ pub mod bpf;
 pub mod clock;
 pub mod clone;
 pub mod devices;
+pub mod doors;
 pub mod inherited;
 pub mod mount;
 pub mod namespace;

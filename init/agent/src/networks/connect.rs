@@ -1,39 +1,22 @@
-//! A container's place in a network: address, interface, published ports, firewall.
+//! Giving containers their places: at their start all at once, and one more while they run.
 
-use std::net::{IpAddr, Ipv6Addr};
+use std::net::IpAddr;
 use std::os::fd::BorrowedFd;
+use std::sync::Arc;
 
+use berth_net::direct::{self, DirectPort};
 use berth_net::pool::PoolError;
-use berth_net::ports::{Held, HoldError, hold, hold_both};
+use berth_net::ports::hold;
 use berth_net::veth::{AttachError, Port};
-use berth_net::{Mac, Protocol, firewall, veth};
+use berth_net::{firewall, veth};
 
-use super::publish::{WantedPort, port_key};
-use super::registry::{MTU, Networks, Place, VETH_PREFIX};
+use super::options::Driver;
+use super::place::Place;
+use super::publish::port_key;
+use super::record::DEFAULT;
+use super::registry::Networks;
+use super::wanted::Member;
 use crate::store::EndpointRecord;
-
-/// What a container wants of a network.
-#[derive(Clone, Debug)]
-pub(crate) struct Wanted {
-    /// Container id.
-    pub(crate) container: String,
-    /// Container name, for messages.
-    pub(crate) name: String,
-    /// Network name.
-    pub(crate) network: String,
-    /// Names for the network's name server.
-    pub(crate) names: Vec<String>,
-    /// Interface name inside.
-    pub(crate) interface: String,
-    /// A fixed address.
-    pub(crate) ip: Option<IpAddr>,
-    /// A fixed Ethernet address.
-    pub(crate) mac: Option<Mac>,
-    /// Take the default route.
-    pub(crate) gateway: bool,
-    /// Ports to publish.
-    pub(crate) ports: Vec<WantedPort>,
-}
 
 /// Why a container has no place in a network.
 #[derive(Debug, thiserror::Error)]
@@ -42,8 +25,30 @@ pub(crate) enum ConnectError {
     #[error("network {0} not found")]
     NoNetwork(String),
     /// No address to be had.
-    #[error("no address")]
-    Address(#[source] PoolError),
+    #[error(transparent)]
+    Address(PoolError),
+    /// An address asked for lies elsewhere.
+    #[error("invalid endpoint settings:\nno configured subnet contains IP address {0}")]
+    Outside(IpAddr),
+    /// Addresses are asked for where the machine chooses the subnet.
+    #[error(
+        "invalid endpoint settings:\nuser specified IP address is supported only when connecting to networks with \
+         user configured subnets"
+    )]
+    NotConfigured,
+    /// The same of the default network.
+    #[error("user specified IP address is supported on user defined networks only")]
+    NotOnDefault,
+    /// A link to nobody.
+    #[error("Cannot link to a non running container: {target} AS /{container}/{name}")]
+    NoLink {
+        /// The container linked to.
+        target: String,
+        /// The container that has the link.
+        container: String,
+        /// The link.
+        name: String,
+    },
     /// A port is taken.
     #[error("driver failed programming external connectivity on endpoint {name} ({endpoint}): {reason}")]
     Port {
@@ -65,157 +70,121 @@ pub(crate) enum ConnectError {
     Random(#[source] getrandom::Error),
 }
 
+/// A container's places, by network name.
+pub(crate) type Endpoints = Vec<(String, EndpointRecord)>;
+
 impl Networks {
-    /// Gives a container its place. On an error nothing is left.
+    /// Gives a container all its places. On an error nothing is left.
+    pub(crate) fn join(
+        self: &Arc<Self>,
+        member: &Member,
+        netns: BorrowedFd<'_>,
+    ) -> Result<Endpoints, ConnectError> {
+        let made = self.join_steps(member, netns);
+        if made.is_err() {
+            self.leave(&member.id);
+        }
+        made
+    }
+
+    fn join_steps(&self, member: &Member, netns: BorrowedFd<'_>) -> Result<Endpoints, ConnectError> {
+        let first = self.resolve(&member.first);
+        let mut wanted: Vec<_> = member.networks.iter().collect();
+        // The network it was made for has the first interface; the others follow by name.
+        wanted.sort_by_key(|wanted| (Some(&wanted.network) != first.as_ref(), &wanted.network));
+        for wanted in &wanted {
+            self.lock().reserve(member, wanted)?;
+        }
+        self.publish(member)?;
+        for wanted in &wanted {
+            self.attach(&member.id, &wanted.network, netns).map_err(ConnectError::Interface)?;
+        }
+        self.apply().map_err(ConnectError::Firewall)?;
+        self.forget_flows_to_ports(&member.id);
+        for wanted in &wanted {
+            self.arrived(&member.id, &wanted.network);
+        }
+        Ok(self.endpoints(&member.id))
+    }
+
+    /// Gives a running container one more place. On an error it has those it had.
     pub(crate) fn connect(
         &self,
-        wanted: &Wanted,
+        member: &Member,
+        network: &str,
         netns: BorrowedFd<'_>,
-    ) -> Result<EndpointRecord, ConnectError> {
-        let record = self.reserve(wanted)?;
+    ) -> Result<Endpoints, ConnectError> {
+        let wanted = member.of_network(network).ok_or_else(|| ConnectError::NoNetwork(network.to_owned()))?;
+        self.lock().reserve(member, wanted)?;
         let made = self
-            .publish(wanted, &record)
-            .and_then(|()| self.attach(wanted, &record, netns).map_err(ConnectError::Interface))
+            .publish(member)
+            .and_then(|()| self.attach(&member.id, network, netns).map_err(ConnectError::Interface))
             .and_then(|()| self.apply().map_err(ConnectError::Firewall));
         if let Err(error) = made {
-            self.disconnect(&wanted.container);
+            self.disconnect(&member.id, network, netns);
             return Err(error);
         }
-        self.show_names(&wanted.network);
+        self.forget_flows_to_ports(&member.id);
+        self.arrived(&member.id, network);
+        Ok(self.endpoints(&member.id))
+    }
+
+    /// Shows the names of a container that has come to a network.
+    fn arrived(&self, container: &str, network: &str) {
+        // Its other networks' servers learn of this one.
+        self.show_names_of(container);
+        self.tell(network, "connect", Some(container));
+    }
+
+    /// A container's places.
+    pub(super) fn endpoints(&self, container: &str) -> Endpoints {
         let known = self.lock();
-        let key = (wanted.container.clone(), wanted.network.clone());
-        Ok(known.places.get(&key).map_or(record, |place| place.record.clone()))
+        let places = known.places_of(container);
+        places.map(|(network, place)| (network.to_owned(), place.record.clone())).collect()
     }
 
-    /// Takes an address and writes the place down, so that nobody else gets it.
-    fn reserve(&self, wanted: &Wanted) -> Result<EndpointRecord, ConnectError> {
-        let endpoint_id = crate::id::random().map_err(ConnectError::Random)?;
-        let mut known = self.lock();
-        let network = known.networks.get_mut(&wanted.network);
-        let network = network.ok_or_else(|| ConnectError::NoNetwork(wanted.network.clone()))?;
-        let address = match wanted.ip {
-            Some(address) => network.ipam.reserve(address).map(|()| address),
-            None => network.ipam.allocate(),
-        };
-        let address = address.map_err(ConnectError::Address)?;
-        let mac = wanted.mac.unwrap_or_else(|| match address {
-            IpAddr::V4(address) => Mac::from_ipv4(address),
-            IpAddr::V6(_) => Mac::default(),
-        });
-        let record = EndpointRecord {
-            network_id: network.record.id.clone(),
-            ip: address.to_string(),
-            prefix: network.ipam.subnet().prefix_len(),
-            gateway: network.ipam.gateway().to_string(),
-            mac: mac.to_string(),
-            host_name: format!("{VETH_PREFIX}{}", endpoint_id.get(..7).unwrap_or_default()),
-            endpoint_id,
-            ports: Vec::new(),
-        };
-        let key = (wanted.container.clone(), wanted.network.clone());
-        let place = Place {
-            name: wanted.name.clone(),
-            names: wanted.names.clone(),
-            record: record.clone(),
-            publish: Vec::new(),
-            held: Vec::new(),
-        };
-        known.places.insert(key, place);
-        Ok(record)
-    }
-
-    fn publish(&self, wanted: &Wanted, record: &EndpointRecord) -> Result<(), ConnectError> {
-        let mut held = Vec::new();
-        let mut shown = Vec::new();
-        for port in &wanted.ports {
-            let sockets = hold_any(port).map_err(|reason| ConnectError::Port {
-                name: wanted.name.clone(),
-                endpoint: record.endpoint_id.clone(),
-                reason,
-            })?;
-            for socket in sockets {
-                let (number, protocol) = port.container;
-                let host = socket.address;
-                shown.push((format!("{number}/{protocol}"), host.ip().to_string(), host.port()));
-                held.push(socket);
+    fn attach(&self, container: &str, network: &str, netns: BorrowedFd<'_>) -> Result<(), AttachError> {
+        let missing = || AttachError::NoBridge(network.to_owned());
+        let known = self.lock();
+        let place = known.places.get(&(container.to_owned(), network.to_owned())).ok_or_else(missing)?;
+        let record = place.record.clone();
+        let net = known.networks.get(network).ok_or_else(missing)?;
+        let addresses = net.interface_nets(&record);
+        let gateways = known.gateways_by(container, network);
+        let mac = record.mac.parse().unwrap_or_default();
+        match &net.settings.driver {
+            Driver::Bridge(bridge) => {
+                let port = Port {
+                    bridge: net.record.bridge.clone(),
+                    host_name: record.host_name,
+                    container_name: record.interface,
+                    mac,
+                    addresses,
+                    gateways,
+                    mtu: net.settings.bridge_mtu(),
+                    isolated: !bridge.icc,
+                };
+                drop(known);
+                veth::attach(netns, &port)
+            }
+            Driver::Direct { parent, kind } => {
+                let port = DirectPort {
+                    parent: parent.clone(),
+                    kind: *kind,
+                    container_name: record.interface,
+                    mac,
+                    addresses,
+                    gateways,
+                    mtu: net.settings.direct_mtu(),
+                };
+                drop(known);
+                direct::attach(netns, &port)
             }
         }
-        let mut known = self.lock();
-        if let Some(place) = known.places.get_mut(&(wanted.container.clone(), wanted.network.clone())) {
-            place.record.ports = shown;
-            place.publish = publishes(&place.record);
-            place.held = held;
-        }
-        Ok(())
     }
 
-    fn attach(
-        &self,
-        wanted: &Wanted,
-        record: &EndpointRecord,
-        netns: BorrowedFd<'_>,
-    ) -> Result<(), AttachError> {
-        let (bridge, address) = {
-            let known = self.lock();
-            let network = known.networks.get(&wanted.network);
-            let network = network.ok_or_else(|| AttachError::NoBridge(wanted.network.clone()))?;
-            let address = record.ip.parse().unwrap_or(IpAddr::V6(Ipv6Addr::UNSPECIFIED));
-            (network.record.bridge.clone(), network.ipam.interface_net(address))
-        };
-        let gateways =
-            if wanted.gateway { record.gateway.parse().ok().into_iter().collect() } else { Vec::new() };
-        let port = Port {
-            bridge,
-            host_name: record.host_name.clone(),
-            container_name: wanted.interface.clone(),
-            mac: record.mac.parse().unwrap_or_default(),
-            addresses: vec![address],
-            gateways,
-            mtu: MTU,
-            isolated: false,
-        };
-        veth::attach(netns, &port)
-    }
-
-    /// Takes a container out of all networks. What cannot be undone is logged.
-    pub(crate) fn disconnect(&self, container: &str) {
-        let mut gone = Vec::new();
-        {
-            let mut known = self.lock();
-            let keys: Vec<_> = known.places.keys().filter(|(id, _)| id == container).cloned().collect();
-            for key in keys {
-                let Some(place) = known.places.remove(&key) else { continue };
-                if let (Some(network), Ok(address)) =
-                    (known.networks.get_mut(&key.1), place.record.ip.parse())
-                {
-                    network.ipam.release(address);
-                }
-                gone.push((key.1, place));
-            }
-        }
-        if gone.is_empty() {
-            return;
-        }
-        for (network, place) in &gone {
-            self.show_names(network);
-            if let Err(error) = veth::detach(&place.record.host_name) {
-                crate::log::warning!("{}: {}, continuing", place.record.host_name, crate::log::chain(&error));
-            }
-        }
-        if let Err(error) = self.apply() {
-            crate::log::warning!("firewall: {}, continuing", crate::log::chain(&error));
-        }
-    }
-
-    /// The place of a container that outlived the agent. Before [`Networks::prepare`].
-    pub(crate) fn restore(
-        &self,
-        container: &str,
-        name: &str,
-        network: &str,
-        names: Vec<String>,
-        record: &EndpointRecord,
-    ) {
+    /// A container that outlived the agent. Before [`Networks::prepare`].
+    pub(crate) fn restore(&self, member: &Member, network: &str, record: &EndpointRecord) {
         let mut held = Vec::new();
         for (key, ip, port) in &record.ports {
             let socket =
@@ -226,50 +195,44 @@ impl Networks {
                 None => {}
             }
         }
+        let Some(wanted) = member.of_network(network) else { return };
+        let mut place = Place::of(member, wanted, record.clone());
+        if place.record.interface.is_empty() {
+            // Written by an agent that knew one interface.
+            "eth0".clone_into(&mut place.record.interface);
+        }
+        place.held = held;
         let mut known = self.lock();
-        if let (Some(network), Ok(address)) = (known.networks.get_mut(network), record.ip.parse())
-            && let Err(error) = network.ipam.reserve(address)
+        let addresses = place.addresses();
+        if let Some(network) = known.networks.get_mut(network)
+            && let Err(error) = network.retake(&addresses)
         {
-            crate::log::warning!("{name}: {error}, continuing");
+            crate::log::warning!("{}: {error}, continuing", member.name);
         }
-        let place =
-            Place { name: name.to_owned(), names, record: record.clone(), publish: publishes(record), held };
-        known.places.insert((container.to_owned(), network.to_owned()), place);
+        known.places.insert((member.id.clone(), network.to_owned()), place);
     }
-}
 
-fn publishes(record: &EndpointRecord) -> Vec<firewall::Publish> {
-    let Ok(container_ip) = record.ip.parse::<IpAddr>() else { return Vec::new() };
-    let one = |(key, ip, host_port): &(String, String, u16)| {
-        let (container_port, protocol) = port_key(key).ok()?;
-        let host_ip: IpAddr = ip.parse().ok()?;
-        // A container without IPv6 is published on IPv4; the IPv6 socket only keeps the port.
-        (host_ip.is_ipv4() == container_ip.is_ipv4()).then_some(firewall::Publish {
-            protocol,
-            host_ip,
-            host_port: *host_port,
-            container_ip,
-            container_port,
-        })
-    };
-    record.ports.iter().filter_map(one).collect()
-}
-
-fn hold_any(port: &WantedPort) -> Result<Vec<Held>, String> {
-    let protocol: Protocol = port.container.1;
-    let mut last = String::new();
-    for host_port in &port.host_ports {
-        let held = match port.host_ip {
-            Some(ip) => hold(protocol, ip, *host_port).map(|held| vec![held]),
-            None => hold_both(protocol, *host_port).map(Vec::from),
-        };
-        match held {
-            Ok(held) => return Ok(held),
-            Err(HoldError::InUse { address, .. }) => {
-                last = format!("Bind for {address} failed: port is already allocated");
-            }
-            Err(error) => last = crate::log::chain(&error),
+    /// What `/etc/hosts` says for the links of the default network, where no name server answers: address and names.
+    pub(crate) fn linked(&self, member: &Member) -> Result<Vec<(IpAddr, String)>, ConnectError> {
+        let Some(wanted) = member.of_network(DEFAULT) else { return Ok(Vec::new()) };
+        let known = self.lock();
+        let mut linked = Vec::new();
+        for (name, target) in &wanted.links {
+            let named =
+                |(id, place): (&String, &Place)| place.name == *target || id.starts_with(target.as_str());
+            let inside = known.places.iter().filter(|((_, network), _)| network == DEFAULT);
+            let mut found = inside.map(|((id, _), place)| (id, place)).filter(|it| named(*it));
+            let (id, place) = found.next().ok_or_else(|| ConnectError::NoLink {
+                target: format!("/{target}"),
+                container: member.name.clone(),
+                name: name.clone(),
+            })?;
+            let names = [name.as_str(), crate::id::short(id), place.name.as_str()];
+            let mut names: Vec<&str> = names.to_vec();
+            names.dedup();
+            let names = names.join(" ");
+            linked.extend(place.addresses().into_iter().map(|address| (address, names.clone())));
         }
+        Ok(linked)
     }
-    Err(last)
 }

@@ -1,9 +1,14 @@
-//! Ports that a container wants published, out of Docker's configuration.
+//! Published ports: what a container wants, out of Docker's configuration, and what it gets.
 
 use std::net::IpAddr;
 
 use berth_api::docker::containers::{ContainerConfig, HostConfig};
-use berth_net::Protocol;
+use berth_net::ports::{Held, HoldError, hold, hold_both};
+use berth_net::{Protocol, firewall};
+
+use super::connect::ConnectError;
+use super::registry::Networks;
+use super::wanted::Member;
 
 /// A port to publish.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -66,6 +71,82 @@ fn host_ports(text: &str) -> Result<Vec<u16>, String> {
     Ok((first..=last).collect())
 }
 
+impl Networks {
+    /// Holds a container's ports, unless it has them, in the network that leads outside. Without one it gets none.
+    pub(super) fn publish(&self, member: &Member) -> Result<(), ConnectError> {
+        let (key, endpoint, binding) = {
+            let known = self.lock();
+            let has = known.places_of(&member.id).any(|(_, place)| !place.record.ports.is_empty());
+            let [way4, way6] = known.ways_out(&member.id);
+            let Some(network) = way4.or(way6).filter(|_| !has && !member.ports.is_empty()) else {
+                return Ok(());
+            };
+            let settings = known.networks.get(&network).and_then(|network| network.settings.bridge());
+            let binding = settings.and_then(|settings| settings.host_binding).map(IpAddr::V4);
+            let key = (member.id.clone(), network);
+            let endpoint = known.places.get(&key).map(|place| place.record.endpoint_id.clone());
+            (key, endpoint.unwrap_or_default(), binding)
+        };
+        let mut held = Vec::new();
+        let mut shown = Vec::new();
+        for port in &member.ports {
+            let sockets = hold_any(port, binding).map_err(|reason| ConnectError::Port {
+                name: member.name.clone(),
+                endpoint: endpoint.clone(),
+                reason,
+            })?;
+            for socket in sockets {
+                let (number, protocol) = port.container;
+                let host = socket.address;
+                shown.push((format!("{number}/{protocol}"), host.ip().to_string(), host.port()));
+                held.push(socket);
+            }
+        }
+        if let Some(place) = self.lock().places.get_mut(&key) {
+            place.record.ports = shown;
+            place.held = held;
+        }
+        Ok(())
+    }
+}
+
+/// What the firewall redirects: ports as remembered, to a container's addresses.
+pub(super) fn publishes(
+    ports: &[(String, String, u16)],
+    ip: Option<IpAddr>,
+    ip6: Option<IpAddr>,
+) -> Vec<firewall::Publish> {
+    let one = |(key, host_ip, host_port): &(String, String, u16)| {
+        let (container_port, protocol) = port_key(key).ok()?;
+        let host_ip: IpAddr = host_ip.parse().ok()?;
+        // A container without IPv6 is published on IPv4; the IPv6 socket only keeps the port.
+        let container_ip = if host_ip.is_ipv4() { ip? } else { ip6? };
+        let host_port = *host_port;
+        Some(firewall::Publish { protocol, host_ip, host_port, container_ip, container_port })
+    };
+    ports.iter().filter_map(one).collect()
+}
+
+/// Holds the first port of those wanted that is free. `binding` is where ports go that name no address.
+fn hold_any(port: &WantedPort, binding: Option<IpAddr>) -> Result<Vec<Held>, String> {
+    let protocol: Protocol = port.container.1;
+    let mut last = String::new();
+    for host_port in &port.host_ports {
+        let held = match port.host_ip.or(binding) {
+            Some(ip) => hold(protocol, ip, *host_port).map(|held| vec![held]),
+            None => hold_both(protocol, *host_port).map(Vec::from),
+        };
+        match held {
+            Ok(held) => return Ok(held),
+            Err(HoldError::InUse { address, .. }) => {
+                last = format!("Bind for {address} failed: port is already allocated");
+            }
+            Err(error) => last = crate::log::chain(&error),
+        }
+    }
+    Err(last)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -78,6 +159,35 @@ mod tests {
         for bad in ["x", "9-8", "65536", "1-65535", "-1"] {
             assert!(host_ports(bad).is_err(), "{bad}");
         }
+    }
+
+    #[test]
+    fn each_family_is_published_to_the_address_of_its_own() {
+        let ports = vec![
+            ("80/tcp".to_owned(), "0.0.0.0".to_owned(), 8080),
+            ("80/tcp".to_owned(), "::".to_owned(), 8080),
+        ];
+        let to = |ip: Option<&str>, ip6: Option<&str>| -> Vec<String> {
+            let parsed = |text: Option<&str>| text.map(|text| text.parse().unwrap());
+            let all = publishes(&ports, parsed(ip), parsed(ip6));
+            all.iter().map(|it| format!("{}>{}", it.host_ip, it.container_ip)).collect()
+        };
+        assert_eq!(to(Some("10.0.0.2"), Some("fd00::2")), ["0.0.0.0>10.0.0.2", "::>fd00::2"]);
+        assert_eq!(to(Some("10.0.0.2"), None), ["0.0.0.0>10.0.0.2"]);
+        assert_eq!(to(None, None), Vec::<String>::new());
+    }
+
+    #[test]
+    fn a_network_may_publish_at_one_address() {
+        let port = WantedPort { container: (80, Protocol::Tcp), host_ip: None, host_ports: vec![0] };
+        let at = |port: &WantedPort, binding: Option<&str>| -> Vec<String> {
+            let held = hold_any(port, binding.map(|text| text.parse().unwrap())).unwrap();
+            held.iter().map(|held| held.address.ip().to_string()).collect()
+        };
+        assert_eq!(at(&port, None), ["0.0.0.0", "::"]);
+        assert_eq!(at(&port, Some("127.0.0.1")), ["127.0.0.1"]);
+        let named = WantedPort { host_ip: Some("::1".parse().unwrap()), ..port };
+        assert_eq!(at(&named, Some("127.0.0.1")), ["::1"]);
     }
 
     #[test]

@@ -1,78 +1,53 @@
-//! The networks there are, and who is in them.
+//! The networks there are: made, found, removed, and put in force again after a restart.
 
-use std::collections::BTreeMap;
-use std::net::{IpAddr, Ipv4Addr};
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use berth_api::docker::networks::{Ipam as ApiIpam, IpamConfig, Network as ApiNetwork, NetworkCreate};
+use berth_api::docker::networks::NetworkCreate;
 use berth_net::dns::Host;
-use berth_net::pool::{Ipam, Subnets, overlap};
-use berth_net::ports::Held;
-use berth_net::{IpNet, Mac, Upstreams, bridge, firewall, veth};
-use serde::{Deserialize, Serialize};
-use sha2::{Digest, Sha256};
-use tokio::sync::watch;
+use berth_net::netlink::Route;
+use berth_net::pool::{Ipam, Subnets};
+use berth_net::{IpNet, Mac, Upstreams, bridge, conntrack, firewall, veth};
+use tokio::sync::{broadcast, watch};
 
-use super::names::Names;
-use crate::command::Refusal;
-use crate::store::{EndpointRecord, write_durably};
+use super::leave::Leaving;
+use super::names::{Names, Stored};
+use super::options::Settings;
+use super::place::{Key, Place};
+use super::record::{DEFAULT, Record, Subnet, predefined_id};
+use super::{decide, names};
+use crate::command::{Event, Refusal};
+use crate::init_link::Init;
+use crate::store::write_durably;
 
-/// Docker's name of the network containers get unless told otherwise.
-pub(crate) const DEFAULT: &str = "bridge";
-/// Interface of the default network.
-const DEFAULT_BRIDGE: &str = "docker0";
-/// Subnet of the default network.
-const DEFAULT_GATEWAY: (Ipv4Addr, u8) = (Ipv4Addr::new(172, 17, 0, 1), 16);
 /// Prefix of our interface names: what a start compares with its containers.
 pub(super) const VETH_PREFIX: &str = "veth";
 /// init creates this once the modules for bridges and packet filtering are loaded.
 const MODULES_READY: &str = "/run/berth/modules-ready";
 /// How long to wait for it: on a slow machine module loading takes seconds. After that the kernel is asked anyway.
 const MODULES_TIMEOUT: Duration = Duration::from_secs(60);
-/// Format of a network's file.
-const FORMAT: u32 = 1;
-
-/// What is remembered of a network.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-pub(super) struct Record {
-    format: u32,
-    pub(super) id: String,
-    pub(super) name: String,
-    created: String,
-    pub(super) bridge: String,
-    subnet: String,
-    gateway: IpAddr,
-    pub(super) internal: bool,
-    labels: BTreeMap<String, String>,
-    options: BTreeMap<String, String>,
-}
 
 /// A network in use.
 #[derive(Debug)]
 pub(super) struct Network {
     pub(super) record: Record,
-    pub(super) ipam: Ipam,
-}
-
-/// A container's place.
-#[derive(Debug)]
-pub(super) struct Place {
-    pub(super) name: String,
-    /// What the network's name server answers with its address.
-    pub(super) names: Vec<String>,
-    pub(super) record: EndpointRecord,
-    pub(super) publish: Vec<firewall::Publish>,
-    /// Sockets that hold the published ports; closing them gives the ports back.
-    pub(super) held: Vec<Held>,
+    pub(super) settings: Settings,
+    pub(super) v4: Option<Ipam>,
+    pub(super) v6: Option<Ipam>,
 }
 
 /// What is known of networks: by name, and places by container id and network name.
 #[derive(Debug, Default)]
 pub(super) struct Known {
     pub(super) networks: BTreeMap<String, Network>,
-    pub(super) places: BTreeMap<(String, String), Place>,
+    pub(super) places: BTreeMap<Key, Place>,
+    /// Places nobody has any more whose interfaces are still there.
+    pub(super) leaving: Vec<Leaving>,
+    /// A thread removes them.
+    pub(super) sweeping: bool,
 }
 
 /// See the module.
@@ -80,15 +55,29 @@ pub(super) struct Known {
 pub(crate) struct Networks {
     root: PathBuf,
     known: Mutex<Known>,
-    /// Held while rules are computed and applied, so that older rules never replace newer ones.
-    applying: Mutex<()>,
+    /// The open way to the firewall.
+    pub(super) firewall: Mutex<Option<firewall::Firewall>>,
+    /// Held while interfaces are removed.
+    pub(super) sweeper: Mutex<()>,
+    /// Told when places have left.
+    pub(super) left: Condvar,
     pub(super) names: Names,
+    pub(super) events: broadcast::Sender<Event>,
+    pools: Subnets,
     ready: watch::Sender<bool>,
 }
 
 impl Networks {
-    /// Reads the networks kept in `root` and adds the predefined one. Touches no interface.
-    pub(crate) fn open(root: &Path, upstreams: watch::Receiver<Upstreams>) -> std::io::Result<Self> {
+    /// Reads the networks kept in `root` and adds the predefined one. Touches no interface. `machine_id` makes the
+    /// machine's own IPv6 prefix;
+    /// `kept` are sockets of the agent before this one.
+    pub(crate) fn open(
+        root: &Path,
+        machine_id: &[u8],
+        upstreams: watch::Receiver<Upstreams>,
+        events: broadcast::Sender<Event>,
+        (init, kept): (Init, Stored),
+    ) -> std::io::Result<Self> {
         std::fs::create_dir_all(root)?;
         let mut known = Known::default();
         for entry in std::fs::read_dir(root)? {
@@ -96,21 +85,24 @@ impl Networks {
             if path.extension().is_none_or(|extension| extension != "json") {
                 continue;
             }
-            let text = std::fs::read(&path)?;
-            match serde_json::from_slice::<Record>(&text) {
+            match Record::read(&std::fs::read(&path)?) {
                 Ok(record) => known.add(record),
                 Err(error) => {
                     crate::log::warning!("network {} cannot be read: {error}, continuing", path.display());
                 }
             }
         }
-        known.add(default_network());
+        known.add(Record::default_network());
         let (ready, _) = watch::channel(false);
         Ok(Self {
             root: root.to_owned(),
             known: Mutex::new(known),
-            applying: Mutex::new(()),
-            names: Names::new(upstreams),
+            firewall: Mutex::default(),
+            sweeper: Mutex::default(),
+            left: Condvar::new(),
+            names: Names::new(upstreams, init, kept),
+            events,
+            pools: Subnets::new(machine_id),
             ready,
         })
     }
@@ -137,17 +129,17 @@ impl Networks {
     }
 
     fn prepare_now(&self) {
-        let configs: Vec<_> = self.lock().networks.values().map(Network::bridge).collect();
+        let configs: Vec<_> = self.lock().networks.values().filter_map(Network::bridge).collect();
         for config in configs {
             if let Err(error) = bridge::ensure(&config) {
                 crate::log::error!("container network {}: {}", config.name, crate::log::chain(&error));
             }
         }
-        let gateways: Vec<(String, IpAddr)> = self.lock().gateways();
-        for (network, gateway) in gateways {
-            self.show_names(&network);
-            self.names.serve(&network, gateway);
+        let named: Vec<String> = self.lock().networks.keys().cloned().collect();
+        for network in named {
+            self.serve_names(&network);
         }
+        self.names.forget_kept();
         self.remove_strays();
         let applied = firewall::enable_forwarding().and_then(|()| self.apply());
         if let Err(error) = applied {
@@ -155,11 +147,20 @@ impl Networks {
         }
     }
 
-    /// Removes interfaces of containers that are no more.
+    /// Removes interfaces of containers that are no more, and flows of their addresses.
     fn remove_strays(&self) {
-        let ours: Vec<String> =
-            self.lock().places.values().map(|place| place.record.host_name.clone()).collect();
-        let Ok(interfaces) = veth::list(VETH_PREFIX) else { return };
+        let (ours, subnets, live) = {
+            let known = self.lock();
+            let present = known.places.values().map(|place| &place.record.host_name);
+            let leaving = known.leaving.iter().map(|leaving| &leaving.record.host_name);
+            let ours: BTreeSet<String> = present.chain(leaving).cloned().collect();
+            let pools = || known.networks.values().flat_map(Network::pools);
+            let subnets: Vec<IpNet> = pools().map(Ipam::subnet).collect();
+            let containers = known.places.values().flat_map(Place::addresses);
+            let live: BTreeSet<IpAddr> = containers.chain(pools().map(Ipam::gateway)).collect();
+            (ours, subnets, live)
+        };
+        let interfaces = veth::list(VETH_PREFIX).unwrap_or_default();
         for interface in interfaces.into_iter().filter(|interface| !ours.contains(&interface.name)) {
             if let Err(error) = veth::detach(&interface.name) {
                 crate::log::warning!(
@@ -169,40 +170,54 @@ impl Networks {
                 );
             }
         }
+        if let Err(error) = conntrack::flush_strays(&subnets, &live) {
+            crate::log::warning!("connection tracking: {}, continuing", crate::log::chain(&error));
+        }
     }
 
-    /// Puts the rules of all networks and containers in force.
-    pub(super) fn apply(&self) -> Result<(), firewall::ApplyError> {
-        let _one_at_a_time = self.applying.lock().unwrap_or_else(PoisonError::into_inner);
-        let rules = self.lock().rules();
-        firewall::apply(&rules)
+    /// Answers names on a network's gateways.
+    fn serve_names(&self, network: &str) {
+        self.show_names(network);
+        let (id, gateways): (String, Vec<IpAddr>) = {
+            let known = self.lock();
+            let Some(network) = known.networks.get(network).filter(|network| network.has_names()) else {
+                return;
+            };
+            (network.record.id.clone(), network.pools().map(Ipam::gateway).collect())
+        };
+        self.names.serve(network, &id, &gateways);
     }
 
     /// Puts the names of a network's containers in force.
     pub(super) fn show_names(&self, network: &str) {
-        if network == DEFAULT {
-            return;
-        }
         let (internal, hosts) = {
             let known = self.lock();
-            let internal = known.networks.get(network).is_some_and(|network| network.record.internal);
+            let Some(found) = known.networks.get(network).filter(|network| network.has_names()) else {
+                return;
+            };
             let inside = known.places.iter().filter(|((_, name), _)| name == network);
-            let hosts = inside.map(|(_, place)| Host {
-                names: place.names.clone(),
-                addresses: place.record.ip.parse().into_iter().collect(),
+            let hosts = inside.map(|((container, _), place)| {
+                let others = known.places_of(container).map(|(other, _)| other);
+                let others = others.filter(|other| *other != network && *other != DEFAULT);
+                Host {
+                    names: place.names.clone(),
+                    addresses: place.addresses(),
+                    networks: others.map(str::to_owned).collect(),
+                    links: place.links.clone(),
+                }
             });
-            (internal, hosts.collect())
+            (found.record.internal, hosts.collect())
         };
         self.names.set(network, internal, hosts);
     }
 
-    /// All, in Docker's form, the predefined ones among them.
-    pub(crate) fn list(&self) -> Vec<ApiNetwork> {
-        let known = self.lock();
-        let mut all: Vec<ApiNetwork> = known.networks.values().map(|network| known.show(network)).collect();
-        all.push(without_addresses("host", "host"));
-        all.push(without_addresses("none", "null"));
-        all
+    /// The same for all networks of a container.
+    pub(super) fn show_names_of(&self, container: &str) {
+        let networks: Vec<String> =
+            self.lock().places_of(container).map(|(network, _)| network.to_owned()).collect();
+        for network in networks {
+            self.show_names(&network);
+        }
     }
 
     /// Name of the network with this name, id or unique id prefix.
@@ -220,277 +235,164 @@ impl Networks {
 
     /// Makes a network.
     pub(crate) fn create(&self, body: &NetworkCreate) -> Result<String, Refusal> {
-        let record = self.decide(body)?;
-        let id = record.id.clone();
+        let taken = Route::open().and_then(|mut route| route.addresses()).unwrap_or_default();
+        let taken: Vec<IpNet> = taken.into_iter().map(|(_, net)| net).collect();
+        let (record, config) = {
+            let mut known = self.lock();
+            let record = decide::record(&known, body, &self.pools, &taken)?;
+            known.add(record.clone());
+            let config = known.networks.get(&record.name).and_then(Network::bridge);
+            (record, config)
+        };
         let failed = |error: String| Refusal::Failed(format!("create network {}: {error}", record.name));
-        let text = serde_json::to_vec(&record).map_err(|error| failed(error.to_string()))?;
-        self.lock().add(record.clone());
-        let config = self.lock().networks.get(&record.name).map(Network::bridge);
-        let made =
-            config.map_or(Ok(0), |config| bridge::ensure(&config)).map_err(|error| crate::log::chain(&error));
-        let made = made.and_then(|_| self.apply().map_err(|error| crate::log::chain(&error)));
-        let kept =
-            made.and_then(|()| write_durably(&self.file(&id), &text).map_err(|error| error.to_string()));
-        kept.map_err(|error| {
+        let made = self.make(&record, config.as_ref());
+        made.map_err(|error| {
             self.lock().networks.remove(&record.name);
             failed(error)
         })?;
-        self.names.serve(&record.name, record.gateway);
-        Ok(id)
+        self.serve_names(&record.name);
+        self.tell(&record.name, "create", None);
+        Ok(record.id)
+    }
+
+    fn make(&self, record: &Record, config: Option<&bridge::BridgeConfig>) -> Result<(), String> {
+        let text = serde_json::to_vec(record).map_err(|error| error.to_string())?;
+        if let Some(config) = config {
+            bridge::ensure(config).map_err(|error| crate::log::chain(&error))?;
+        }
+        self.apply().map_err(|error| crate::log::chain(&error))?;
+        write_durably(&self.file(&record.id), &text).map_err(|error| error.to_string())
     }
 
     fn file(&self, id: &str) -> PathBuf {
         self.root.join(format!("{id}.json"))
     }
 
-    fn decide(&self, body: &NetworkCreate) -> Result<Record, Refusal> {
-        let name = body.name.as_str();
-        if matches!(name, "bridge" | "host" | "none" | "default") {
-            return Err(Refusal::Forbidden(format!(
-                "operation is not permitted on predefined {name} network"
-            )));
-        }
-        if name.trim().is_empty() || name.starts_with("container:") {
-            return Err(Refusal::Invalid(format!("invalid network name: {name:?}")));
-        }
-        if !matches!(body.driver.as_str(), "" | "bridge") {
-            return Err(Refusal::NotFound(format!("plugin \"{}\" not found", body.driver)));
-        }
-        if body.enable_ipv6 == Some(true) {
-            return Err(Refusal::Unsupported("IPv6 in container networks is not offered yet".to_owned()));
-        }
-        let known = self.lock();
-        if known.networks.contains_key(name) {
-            return Err(Refusal::Conflict(format!("network with name {name} already exists")));
-        }
-        let used: Vec<IpNet> = known.networks.values().map(|network| network.ipam.subnet()).collect();
-        let wanted =
-            body.ipam.as_ref().and_then(|ipam| ipam.config.as_ref()).and_then(|configs| configs.first());
-        let (subnet, gateway) = subnet(wanted, &used)?;
-        let ipam = Ipam::new(subnet, None, gateway).map_err(|error| Refusal::Invalid(error.to_string()))?;
-        let id = crate::id::random().map_err(|error| Refusal::Failed(error.to_string()))?;
-        Ok(Record {
-            format: FORMAT,
-            bridge: format!("br-{}", crate::id::short(&id)),
-            name: name.to_owned(),
-            created: now_text(),
-            subnet: subnet.to_string(),
-            gateway: ipam.gateway(),
-            internal: body.internal,
-            labels: body.labels.clone().unwrap_or_default(),
-            options: body.options.clone().unwrap_or_default(),
-            id,
-        })
-    }
-
     /// Removes a network nobody is in.
     pub(crate) fn remove(&self, id: &str) -> Result<(), Refusal> {
-        let record = {
+        let record = self.lock().removable(id)?;
+        self.wait_for_leaving(id);
+        {
             let mut known = self.lock();
-            let found = known.networks.values().find(|network| network.record.id == id);
-            let Some(record) = found.map(|network| network.record.clone()) else {
-                return Err(match id {
-                    id if id == predefined_id("host") || id == predefined_id("none") => {
-                        Refusal::Forbidden("a pre-defined network cannot be removed".to_owned())
-                    }
-                    _ => Refusal::NotFound(format!("network {id} not found")),
-                });
-            };
-            if record.name == DEFAULT {
-                return Err(Refusal::Forbidden(
-                    "bridge is a pre-defined network and cannot be removed".to_owned(),
-                ));
-            }
-            let inside = known.places.iter().find(|((_, network), _)| *network == record.name);
-            if let Some((_, place)) = inside {
-                return Err(Refusal::Forbidden(format!(
-                    "error while removing network: network {} has active endpoints (name:\"{}\" id:\"{}\")",
-                    record.name,
-                    place.name,
-                    crate::id::short(&place.record.endpoint_id)
-                )));
-            }
+            // Nobody came while it waited.
+            known.removable(id)?;
             known.networks.remove(&record.name);
-            record
-        };
-        self.names.remove(&record.name);
+        }
+        let gateways: Vec<IpAddr> = record.subnets.iter().map(|subnet| subnet.gateway).collect();
+        self.names.remove(&record.name, &record.id, &gateways);
         match std::fs::remove_file(self.file(&record.id)) {
             Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
                 return Err(Refusal::Failed(format!("remove network {}: {error}", record.name)));
             }
             _ => {}
         }
-        let removed = bridge::remove(&record.bridge).map_err(|error| crate::log::chain(&error));
+        let removed = match record.bridge.as_str() {
+            "" => Ok(()),
+            bridge => bridge::remove(bridge).map_err(|error| crate::log::chain(&error)),
+        };
         let removed = removed.and_then(|()| self.apply().map_err(|error| crate::log::chain(&error)));
-        removed.map_err(|error| Refusal::Failed(format!("remove network {}: {error}", record.name)))
+        removed.map_err(|error| Refusal::Failed(format!("remove network {}: {error}", record.name)))?;
+        self.tell_of(&record.id, &record.name, &record.driver, "destroy", None);
+        Ok(())
     }
-}
-
-fn subnet(wanted: Option<&IpamConfig>, used: &[IpNet]) -> Result<(IpNet, Option<IpAddr>), Refusal> {
-    let invalid = |text: &str| Refusal::Invalid(format!("invalid subnet or gateway {text:?}"));
-    let Some(wanted) = wanted.filter(|wanted| !wanted.subnet.is_empty()) else {
-        let free =
-            Subnets::new(b"berth").free_v4(used).map_err(|error| Refusal::Failed(error.to_string()))?;
-        return Ok((IpNet::V4(free), None));
-    };
-    let subnet: IpNet = wanted.subnet.parse().map_err(|_| invalid(&wanted.subnet))?;
-    if !subnet.addr().is_ipv4() {
-        return Err(Refusal::Unsupported("IPv6 in container networks is not offered yet".to_owned()));
-    }
-    let gateway = match wanted.gateway.as_str() {
-        "" => None,
-        text => Some(text.parse().map_err(|_| invalid(text))?),
-    };
-    if used.iter().any(|other| overlap(subnet, *other)) {
-        return Err(Refusal::Forbidden(
-            "invalid pool request: Pool overlaps with other one on this address space".to_owned(),
-        ));
-    }
-    Ok((subnet.trunc(), gateway))
 }
 
 impl Known {
-    /// The networks whose names are served, with where.
-    fn gateways(&self) -> Vec<(String, IpAddr)> {
-        let named = self.networks.values().filter(|network| network.record.name != DEFAULT);
-        named.map(|network| (network.record.name.clone(), network.record.gateway)).collect()
+    /// Takes a network into use.
+    pub(super) fn add(&mut self, record: Record) {
+        let name = record.name.clone();
+        match Network::new(record) {
+            Ok(network) => drop(self.networks.insert(name, network)),
+            Err(error) => crate::log::warning!("network {name}: {error}, continuing"),
+        }
     }
 
-    fn add(&mut self, record: Record) {
-        let Ok(subnet) = record.subnet.parse() else {
-            return crate::log::warning!("network {}: bad subnet {}, continuing", record.name, record.subnet);
+    /// The record of the network with this id, when it may be removed.
+    fn removable(&self, id: &str) -> Result<Record, Refusal> {
+        let found = self.networks.values().find(|network| network.record.id == id);
+        let Some(record) = found.map(|network| network.record.clone()) else {
+            return Err(match id {
+                id if id == predefined_id("host") || id == predefined_id("none") => {
+                    Refusal::Forbidden("a pre-defined network cannot be removed".to_owned())
+                }
+                _ => Refusal::NotFound(format!("network {id} not found")),
+            });
         };
-        match Ipam::new(subnet, None, Some(record.gateway)) {
-            Ok(ipam) => {
-                self.networks.insert(record.name.clone(), Network { record, ipam });
-            }
-            Err(error) => crate::log::warning!("network {}: {error}, continuing", record.name),
+        if record.name == DEFAULT {
+            return Err(Refusal::Forbidden(
+                "bridge is a pre-defined network and cannot be removed".to_owned(),
+            ));
         }
-    }
-
-    fn rules(&self) -> firewall::Rules {
-        let bridges = self.networks.values().map(|network| firewall::Bridge {
-            name: network.record.bridge.clone(),
-            gateways: vec![network.ipam.gateway_net()],
-            internal: network.record.internal,
-            icc: true,
-            masquerade: true,
-        });
-        let guards = self.places.values().filter_map(|place| {
-            let mac: Mac = place.record.mac.parse().ok()?;
-            let address = place.record.ip.parse().ok()?;
-            Some(firewall::Guard { host_name: place.record.host_name.clone(), mac, addresses: vec![address] })
-        });
-        firewall::Rules {
-            bridges: bridges.collect(),
-            publish: self.places.values().flat_map(|place| place.publish.iter().cloned()).collect(),
-            guards: guards.collect(),
-            host_ports: Vec::new(),
+        let inside = self.places.iter().find(|((_, network), _)| *network == record.name);
+        if let Some((_, place)) = inside {
+            return Err(Refusal::Forbidden(format!(
+                "error while removing network: network {} has active endpoints (name:\"{}\" id:\"{}\")",
+                record.name,
+                place.name,
+                crate::id::short(&place.record.endpoint_id)
+            )));
         }
-    }
-
-    fn show(&self, network: &Network) -> ApiNetwork {
-        let record = &network.record;
-        let inside = self.places.iter().filter(|((_, name), _)| *name == record.name);
-        let containers = inside.map(|((id, _), place)| {
-            let shown = berth_api::docker::networks::NetworkContainer {
-                name: place.name.clone(),
-                endpoint_id: place.record.endpoint_id.clone(),
-                mac_address: place.record.mac.clone(),
-                ipv4_address: format!("{}/{}", place.record.ip, place.record.prefix),
-                ipv6_address: String::new(),
-            };
-            (id.clone(), shown)
-        });
-        let subnet = IpamConfig {
-            subnet: record.subnet.clone(),
-            gateway: record.gateway.to_string(),
-            ..IpamConfig::default()
-        };
-        ApiNetwork {
-            name: record.name.clone(),
-            id: record.id.clone(),
-            created: record.created.clone(),
-            scope: "local".to_owned(),
-            driver: "bridge".to_owned(),
-            enable_ipv4: true,
-            internal: record.internal,
-            ipam: ApiIpam { driver: "default".to_owned(), options: None, config: Some(vec![subnet]) },
-            containers: containers.collect(),
-            options: Some(record.options.clone()),
-            labels: Some(record.labels.clone()),
-            ..ApiNetwork::default()
-        }
+        Ok(record)
     }
 }
 
 impl Network {
-    fn bridge(&self) -> bridge::BridgeConfig {
-        let mac = match self.ipam.gateway() {
-            IpAddr::V4(gateway) => Mac::from_ipv4(gateway),
-            IpAddr::V6(_) => Mac::default(),
-        };
-        bridge::BridgeConfig {
-            name: self.record.bridge.clone(),
-            gateways: vec![self.ipam.gateway_net()],
-            mtu: MTU,
-            mac,
+    fn new(record: Record) -> Result<Network, String> {
+        let settings = Settings::of(&record.driver, &record.options).map_err(|error| error.to_string())?;
+        let mut network = Network { settings, v4: None, v6: None, record };
+        for subnet in &network.record.subnets {
+            let pool = Some(pool(subnet)?);
+            if subnet.gateway.is_ipv4() {
+                network.v4 = pool;
+            } else {
+                network.v6 = pool;
+            }
         }
+        Ok(network)
+    }
+
+    /// Its pools, IPv4 first.
+    pub(super) fn pools(&self) -> impl Iterator<Item = &Ipam> {
+        self.v4.iter().chain(&self.v6)
+    }
+
+    /// Whether a name server answers on its gateway. The default network has no names, as in Docker, and a network
+    /// without a bridge has no place for one.
+    pub(super) fn has_names(&self) -> bool {
+        names::served(&self.record.name) && self.settings.bridge().is_some()
+    }
+
+    fn bridge(&self) -> Option<bridge::BridgeConfig> {
+        self.settings.bridge()?;
+        let gateway = self.pools().map(Ipam::gateway).next()?;
+        let mac = match gateway {
+            IpAddr::V4(gateway) => Mac::from_ipv4(gateway),
+            // Locally administered, the rest from the address.
+            IpAddr::V6(gateway) => {
+                let [.., a, b, c, d] = gateway.octets();
+                Mac([0x02, 0x42, a, b, c, d])
+            }
+        };
+        Some(bridge::BridgeConfig {
+            name: self.record.bridge.clone(),
+            gateways: self.pools().map(Ipam::gateway_net).collect(),
+            mtu: self.settings.bridge_mtu(),
+            mac,
+        })
     }
 }
 
-/// Ethernet's: every uplink carries it.
-pub(super) const MTU: u32 = 1500;
-
-fn now_text() -> String {
-    jiff::Timestamp::now().to_string()
-}
-
-fn default_network() -> Record {
-    let (gateway, prefix) = DEFAULT_GATEWAY;
-    let gateway = IpAddr::V4(gateway);
-    let options = [
-        ("com.docker.network.bridge.default_bridge", "true"),
-        ("com.docker.network.bridge.enable_icc", "true"),
-        ("com.docker.network.bridge.enable_ip_masquerade", "true"),
-        ("com.docker.network.bridge.host_binding_ipv4", "0.0.0.0"),
-        ("com.docker.network.bridge.name", DEFAULT_BRIDGE),
-        ("com.docker.network.driver.mtu", "1500"),
-    ];
-    Record {
-        format: FORMAT,
-        id: predefined_id(DEFAULT),
-        name: DEFAULT.to_owned(),
-        created: now_text(),
-        bridge: DEFAULT_BRIDGE.to_owned(),
-        subnet: IpNet::new(gateway, prefix)
-            .map_or_else(|_| IpNet::from(gateway), |net| net.trunc())
-            .to_string(),
-        gateway,
-        internal: false,
-        labels: BTreeMap::new(),
-        options: options.map(|(key, value)| (key.to_owned(), value.to_owned())).into(),
+fn pool(subnet: &Subnet) -> Result<Ipam, String> {
+    let net: IpNet = subnet.net.parse().map_err(|_| format!("bad subnet {}", subnet.net))?;
+    let range = match subnet.range.as_str() {
+        "" => None,
+        text => Some(text.parse().map_err(|_| format!("bad range {text}"))?),
+    };
+    let mut pool = Ipam::new(net, range, Some(subnet.gateway)).map_err(|error| error.to_string())?;
+    for address in subnet.reserved.values() {
+        pool.reserve(*address).map_err(|error| error.to_string())?;
     }
-}
-
-/// The predefined networks keep one id for ever.
-fn predefined_id(name: &str) -> String {
-    crate::id::hex(&Sha256::digest(format!("predefined network {name}")))
-}
-
-fn without_addresses(name: &str, driver: &str) -> ApiNetwork {
-    ApiNetwork {
-        name: name.to_owned(),
-        id: predefined_id(name),
-        created: "0001-01-01T00:00:00Z".to_owned(),
-        scope: "local".to_owned(),
-        driver: driver.to_owned(),
-        enable_ipv4: true,
-        ipam: ApiIpam { driver: "default".to_owned(), options: None, config: None },
-        options: Some(BTreeMap::new()),
-        labels: Some(BTreeMap::new()),
-        ..ApiNetwork::default()
-    }
+    Ok(pool)
 }
 
 async fn wait_for_modules() {

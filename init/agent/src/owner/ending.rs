@@ -72,14 +72,14 @@ impl Owner {
         container.leaving = Leaving { kernel: true, ..container.leaving };
         let stoppers = std::mem::take(&mut container.stoppers);
         let end = WaitEnd { code: ended.code, error: None };
-        let told: &[WaitFor] =
-            if again { &[WaitFor::NextExit] } else { &[WaitFor::NextExit, WaitFor::NotRunning] };
-        container.tell_waiters(told, &end);
+        // An end that a restart follows is one as well: clients of the reference engine wait for it this way.
+        container.tell_waiters(&[WaitFor::NextExit, WaitFor::NotRunning], &end);
         if oom_killed {
             self.announce(id, "oom", &[]);
         }
         let up_s = ended.finished_ns.saturating_sub(ended.started_ns) / 1_000_000_000;
         self.announce(id, "die", &[("exitCode", ended.code.to_string()), ("execDuration", up_s.to_string())]);
+        self.tell_volumes(id, "unmount");
         if !stoppers.is_empty() {
             self.announce(id, "stop", &[]);
         }

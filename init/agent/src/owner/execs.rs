@@ -169,6 +169,7 @@ impl Owner {
                 return;
             }
         };
+        let command = exec.body.cmd.clone().unwrap_or_default().join(" ");
         exec.state = State::Running(launched.pid);
         exec.pidfd = Some(launched.pidfd);
         let container = exec.container.clone();
@@ -194,7 +195,7 @@ impl Owner {
             container.execs.insert(id.to_owned());
             container.show();
         }
-        self.announce(&container, "exec_start", &[("execID", id.to_owned())]);
+        self.announce(&container, &format!("exec_start: {command}"), &[("execID", id.to_owned())]);
     }
 
     pub(super) fn exec_exited(&mut self, id: &str, exit: &Exit) {

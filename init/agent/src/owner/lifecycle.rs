@@ -138,6 +138,7 @@ impl Owner {
         let name = container.record.name.clone();
         self.copy_output(id, run, launched.ends);
         crate::log::info!("container {name} started, pid {}", launched.pid);
+        self.tell_volumes(id, "mount");
         self.announce(id, "start", &[]);
         for starter in starters {
             let _ = starter.send(Ok(Changed::Yes));

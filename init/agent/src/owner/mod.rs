@@ -5,13 +5,14 @@
 //! ever seen half-changed, and no lock is held.
 //!
 //! Reading order: [`container`] (what is known of one), [`registry`] (create, find, rename, remove), [`lifecycle`]
-//! (start and stop), [`ending`] (exits and what follows), [`sessions`] (attach, logs, exec), [`recover`] (after a
+//! (start and stop), [`networking`] (connect and disconnect), [`ending`] (exits and what follows), [`sessions`] (attach, logs, exec), [`recover`] (after a
 //! restart of agent or machine), [`shutdown`].
 
 mod container;
 mod ending;
 mod execs;
 mod lifecycle;
+mod networking;
 mod recover;
 mod registry;
 mod sessions;
@@ -83,6 +84,7 @@ impl Owner {
         events: broadcast::Sender<Event>,
     ) -> Self {
         let (happenings, happened) = mpsc::channel(HAPPENINGS);
+        machinery.volumes.tell(events.clone());
         Self {
             machinery,
             copier,

@@ -14,6 +14,7 @@ use crate::command::Ended;
 use crate::health;
 use crate::init_link::Kept;
 use crate::logs::{Log, now_ns};
+use crate::networks::Member;
 use crate::start::{self, Ends};
 use crate::store::{Record, RunRecord, Status};
 
@@ -159,9 +160,13 @@ impl Owner {
     }
 
     fn restore_places(&self, record: &Record, run: &RunRecord) {
+        let member = match Member::of(record) {
+            Ok(member) => member,
+            // It was read before the container started.
+            Err(error) => return crate::log::error!("networks of {}: {error}", record.name),
+        };
         for (network, endpoint) in &run.endpoints {
-            let names = record.names_in(network);
-            self.machinery.networks.restore(&record.id, &record.name, network, names, endpoint);
+            self.machinery.networks.restore(&member, network, endpoint);
         }
     }
 

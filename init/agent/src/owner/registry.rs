@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use berth_api::docker::containers::{EndpointSettings, UpdateBody};
+use berth_api::docker::containers::UpdateBody;
 use berth_api::docker::volumes::{UsageData, Volume};
 use tokio::sync::oneshot;
 
@@ -303,6 +303,22 @@ impl Owner {
         all
     }
 
+    /// Tells that a container's volumes are mounted, or no more.
+    pub(super) fn tell_volumes(&self, id: &str, action: &str) {
+        let Some(container) = self.containers.get(id) else { return };
+        for mount in &container.record.mounts {
+            let MountKind::Volume { name, .. } = &mount.kind else { continue };
+            let more = [
+                ("container", id),
+                ("destination", mount.target.as_str()),
+                ("propagation", ""),
+                ("read/write", if mount.readonly { "false" } else { "true" }),
+            ];
+            let told = if action == "mount" { &more[..] } else { &more[..1] };
+            self.machinery.volumes.announce(name, action, told);
+        }
+    }
+
     /// A container that uses a volume.
     pub(super) fn volume_user(&self, volume: &str) -> Option<Id> {
         let uses = |container: &&Container| {
@@ -310,59 +326,6 @@ impl Owner {
             container.record.mounts.iter().any(|mount| named(&mount.kind))
         };
         self.containers.values().find(uses).map(|container| container.record.id.clone())
-    }
-
-    /// Puts a container that does not run into a network.
-    pub(super) fn connect(
-        &mut self,
-        id: &str,
-        network: &str,
-        settings: EndpointSettings,
-    ) -> Result<(), Refusal> {
-        let name = self.machinery.networks.resolve(network);
-        let name = name.ok_or_else(|| Refusal::NotFound(format!("network {network} not found")))?;
-        self.change_networks(id, |record| {
-            if record.networks.contains_key(&name) {
-                return Err(Refusal::Forbidden(format!(
-                    "endpoint with name {} already exists in network {name}",
-                    record.name
-                )));
-            }
-            record.networks.insert(name, settings);
-            Ok(())
-        })
-    }
-
-    /// Takes a container that does not run out of a network.
-    pub(super) fn disconnect(&mut self, id: &str, network: &str) -> Result<(), Refusal> {
-        let name = self.machinery.networks.resolve(network).unwrap_or_else(|| network.to_owned());
-        self.change_networks(id, |record| match record.networks.remove(&name) {
-            Some(_) => Ok(()),
-            None => {
-                Err(Refusal::Failed(format!("container {} is not connected to network {name}", record.id)))
-            }
-        })
-    }
-
-    fn change_networks(
-        &mut self,
-        id: &str,
-        change: impl FnOnce(&mut Record) -> Result<(), Refusal>,
-    ) -> Result<(), Refusal> {
-        let machinery = self.machinery.clone();
-        let container = self.get(id)?;
-        if container.record.phase().is_live() {
-            return Err(Refusal::Unsupported(
-                "networks of a running container cannot be changed yet; stop it first".to_owned(),
-            ));
-        }
-        let old = container.record.clone();
-        let changed = change(&mut container.record).and_then(|()| save(&machinery, &container.record));
-        if changed.is_err() {
-            container.record = old;
-        }
-        container.show();
-        changed
     }
 }
 

@@ -65,6 +65,7 @@ fn networks(record: &Record) -> BTreeMap<String, Endpoint> {
     let wanted = record.networks.iter().map(|(name, settings)| {
         let aliases = settings.aliases.clone().unwrap_or_default();
         let place = running.and_then(|run| run.endpoints.get(name)).cloned().unwrap_or_default();
+        let ip6 = (!place.ip6.is_empty()).then_some((place.ip6, place.prefix6, place.gateway6));
         let endpoint = Endpoint {
             network_id: place.network_id,
             endpoint_id: place.endpoint_id,
@@ -72,8 +73,9 @@ fn networks(record: &Record) -> BTreeMap<String, Endpoint> {
             prefix: place.prefix,
             gateway: place.gateway,
             mac: place.mac,
-            ip6: None,
+            ip6,
             wanted: settings.ipam_config.clone(),
+            asked: settings.clone(),
             aliases,
             dns_names: record.names_in(name),
         };

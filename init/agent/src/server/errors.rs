@@ -1,7 +1,10 @@
 //! Errors as statuses and texts: the one place where a refusal becomes an HTTP answer. Exhaustive, so that a new
 //! variant cannot be forgotten.
 
-use berth_image::{FindError, PullError, Reference, ReferenceError, RemoveError, StoreError};
+use berth_image::{
+    AuthorError, FindError, LoadError, PullError, Reference, ReferenceError, RegistryError, RemoveError,
+    SaveError, StoreError,
+};
 use hyper::{Response, StatusCode};
 
 use super::respond::{self, Body};
@@ -134,6 +137,68 @@ pub(crate) fn pull(error: &PullError) -> ApiError {
         | PullError::Cancelled => StatusCode::INTERNAL_SERVER_ERROR,
     };
     ApiError::new(status, chain(error))
+}
+
+/// A registry that refuses a question, or does not answer.
+pub(crate) fn registry(error: &RegistryError) -> ApiError {
+    let status = match error {
+        RegistryError::Unauthorized { .. } => StatusCode::UNAUTHORIZED,
+        RegistryError::Denied { .. } => StatusCode::FORBIDDEN,
+        RegistryError::NotFound { .. } => StatusCode::NOT_FOUND,
+        RegistryError::TooManyRequests { .. } => StatusCode::TOO_MANY_REQUESTS,
+        RegistryError::Resolve { .. }
+        | RegistryError::Connect { .. }
+        | RegistryError::Timeout { .. }
+        | RegistryError::Protocol { .. }
+        | RegistryError::Refused { .. }
+        | RegistryError::Status { .. } => StatusCode::INTERNAL_SERVER_ERROR,
+    };
+    ApiError::new(status, chain(error))
+}
+
+/// A registry that does not take credentials, or was not asked.
+pub(crate) fn log_in(registry: &str, error: &RegistryError) -> ApiError {
+    let ApiError { status, message } = self::registry(error);
+    match error {
+        RegistryError::Unauthorized { .. } => ApiError::new(
+            status,
+            format!("login attempt to {registry} failed with status: 401 Unauthorized: {message}"),
+        ),
+        _ => ApiError::new(status, format!("login attempt to {registry} failed: {message}")),
+    }
+}
+
+/// An archive that cannot be loaded.
+pub(crate) fn load(error: &LoadError) -> ApiError {
+    match error {
+        LoadError::Archive(_) | LoadError::Layout { .. } | LoadError::Json { .. } => {
+            ApiError::invalid(chain(error))
+        }
+        LoadError::Image(error) => pull(error),
+    }
+}
+
+/// Images that cannot be saved.
+pub(crate) fn save(error: &SaveError) -> ApiError {
+    match error {
+        SaveError::Find(FindError::NotFound(_)) => ApiError::not_found(error.to_string()),
+        SaveError::Find(FindError::Ambiguous(_))
+        | SaveError::Inexact(_)
+        | SaveError::Damaged(_)
+        | SaveError::Write(_) => ApiError::failed(chain(error)),
+        SaveError::Store(error) => store(error),
+    }
+}
+
+/// An image that cannot be made.
+pub(crate) fn author(error: &AuthorError) -> ApiError {
+    match error {
+        AuthorError::Layer(error) => pull(error),
+        AuthorError::TooManyLayers => ApiError::invalid(error.to_string()),
+        AuthorError::NoParent(_) => ApiError::not_found(error.to_string()),
+        AuthorError::Config(_) => ApiError::failed(chain(error)),
+        AuthorError::Store(error) => store(error),
+    }
 }
 
 /// An error and its causes in one line, for messages.

@@ -54,7 +54,11 @@ pub(crate) async fn start(mut request: Request, id: &str) -> Answer {
     let keys = stream::detach_keys(&view.body.detach_keys)?;
     let tty = body.tty;
     match request.api.owner.exec_start(id, start).await {
-        Ok(Some(attachment)) => Ok(stream::hijack(&mut request, attachment, keys, std::future::ready(()))),
+        Ok(Some(attachment)) => {
+            // Whether output comes in frames is what this request says, not what the session was made with.
+            let attachment = Attachment { tty, ..attachment };
+            Ok(stream::hijack(&mut request, attachment, keys, std::future::ready(())))
+        }
         Ok(None) => Ok(respond::empty(StatusCode::OK)),
         Err(refusal) if !body.detach && has_ended(&request, id).await => {
             let told = told(&refusal.to_string(), tty);

@@ -8,6 +8,7 @@ use berth_api::docker::containers::{GraphDriver, HealthConfig};
 use berth_api::docker::images::{
     Deleted, HistoryItem, ImageConfig, ImageInspect, ImageMetadata, ImageSummary, PruneAnswer, RootFs,
 };
+use berth_image::store::Step;
 use berth_image::{Image, Reference, Removed, RunConfig, Use};
 use hyper::StatusCode;
 
@@ -40,12 +41,24 @@ impl Api {
     }
 
     /// Tells of something that happened to an image.
-    pub(crate) fn announce_image(&self, action: &str, id: &str, name: &str) {
+    pub(crate) fn announce_image(&self, action: &str, image: &Image, name: &str) {
+        self.announce_image_as(action, image, &image.id.to_string(), name);
+    }
+
+    /// Tells of an image that was pulled.
+    pub(crate) fn announce_pull(&self, reference: &Reference, image: &Image) {
+        self.announce_image_as("pull", image, &reference.familiar(), &reference.familiar_name());
+    }
+
+    /// As [`Self::announce_image`], of what goes by a name rather than by its id. Labels tell what kind of image it is.
+    pub(crate) fn announce_image_as(&self, action: &str, image: &Image, id: &str, name: &str) {
+        let mut attributes = image.config.config.labels.clone();
+        attributes.insert("name".to_owned(), name.to_owned());
         self.owner.announce(Event {
             kind: "image",
             action: action.to_owned(),
             id: id.to_owned(),
-            attributes: BTreeMap::from([("name".to_owned(), name.to_owned())]),
+            attributes,
             at_ns: time::now_ns(),
         });
     }
@@ -213,22 +226,21 @@ fn run_config(config: &RunConfig) -> ImageConfig {
 
 pub(crate) fn history(request: &Request, name: &str) -> Answer {
     let image = request.api.require_image(name)?;
-    let steps = &image.config.history;
-    // Only the sum over all layers is known; it stands at the topmost step that made one.
-    let top = steps.iter().rposition(|step| !step.empty_layer);
-    let items: Vec<HistoryItem> = steps
-        .iter()
+    let items: Vec<HistoryItem> = request
+        .api
+        .images
+        .history(&image)
+        .into_iter()
         .enumerate()
-        .rev()
-        .map(|(index, step)| {
-            let last = index + 1 == steps.len();
+        .map(|(index, Step { line, size })| {
+            let newest = index == 0;
             HistoryItem {
-                comment: step.comment.clone(),
-                created: time::parse_seconds(&step.created),
-                created_by: step.created_by.clone(),
-                id: if last { image.id.to_string() } else { "<missing>".to_owned() },
-                size: if top == Some(index) { i64::try_from(image.size).unwrap_or(i64::MAX) } else { 0 },
-                tags: (last && !image.names.is_empty())
+                comment: line.comment,
+                created: time::parse_seconds(&line.created),
+                created_by: line.created_by,
+                id: if newest { image.id.to_string() } else { "<missing>".to_owned() },
+                size: i64::try_from(size).unwrap_or(i64::MAX),
+                tags: (newest && !image.names.is_empty())
                     .then(|| image.names.iter().map(Reference::familiar).collect()),
             }
         })
@@ -248,7 +260,7 @@ pub(crate) fn tag(request: &Request, name: &str) -> Answer {
     };
     let image = request.api.require_image(name)?;
     request.api.images.tag(&image.id, &target).map_err(|error| super::errors::store(&error))?;
-    request.api.announce_image("tag", &image.id.to_string(), &target.familiar());
+    request.api.announce_image("tag", &image, &target.familiar());
     Ok(respond::empty(StatusCode::CREATED))
 }
 
@@ -273,19 +285,25 @@ pub(crate) async fn remove(request: Request, name: &str) -> Answer {
     let (store, text) = (request.api.images.clone(), name.to_owned());
     let removed = blocking(move || store.remove(&text, force, &users(&views))).await?;
     let removed = removed.map_err(|error| super::errors::remove_image(name, &error))?;
-    let id = image.id.to_string();
-    Ok(respond::ok(&removed.into_iter().map(|item| reported(&request.api, &id, item)).collect::<Vec<_>>()))
+    let gone = |item| reported(&request.api, std::slice::from_ref(&image), item);
+    Ok(respond::ok(&removed.into_iter().map(gone).collect::<Vec<_>>()))
 }
 
-fn reported(api: &Api, image: &str, item: Removed) -> Deleted {
+/// Tells of something removed; `images` are those that may be meant.
+fn reported(api: &Api, images: &[Image], item: Removed) -> Deleted {
     match item {
         Removed::Untagged(name) => {
-            api.announce_image("untag", image, &name);
+            let had = |image: &&Image| {
+                image.names.iter().any(|known| known.familiar() == name) || image.repo_digests.contains(&name)
+            };
+            if let Some(image) = images.iter().find(had) {
+                api.announce_image("untag", image, &image.id.to_string());
+            }
             Deleted { untagged: Some(name), deleted: None }
         }
         Removed::Deleted(id) => {
-            if id == image {
-                api.announce_image("delete", image, image);
+            if let Some(image) = images.iter().find(|image| image.id.to_string() == id) {
+                api.announce_image("delete", image, &id);
             }
             Deleted { untagged: None, deleted: Some(id) }
         }
@@ -298,6 +316,7 @@ pub(crate) async fn prune(request: Request) -> Answer {
     let until = filters.until_ns(time::now_ns())?.map(|ns| ns / 1_000_000_000);
     let views = request.api.owner.list().await?;
     let store = request.api.images.clone();
+    let before = store.list();
     let pruned = blocking(move || {
         let in_use = users(&views);
         store.prune(all, &|image: &Image| {
@@ -311,14 +330,8 @@ pub(crate) async fn prune(request: Request) -> Answer {
     })
     .await?
     .map_err(|error| super::errors::store(&error))?;
-    let deleted: Vec<Deleted> = pruned
-        .removed
-        .into_iter()
-        .map(|item| match item {
-            Removed::Untagged(name) => Deleted { untagged: Some(name), deleted: None },
-            Removed::Deleted(id) => Deleted { untagged: None, deleted: Some(id) },
-        })
-        .collect();
+    let deleted: Vec<Deleted> =
+        pruned.removed.into_iter().map(|item| reported(&request.api, &before, item)).collect();
     Ok(respond::ok(&PruneAnswer {
         images_deleted: (!deleted.is_empty()).then_some(deleted),
         space_reclaimed: pruned.freed,

@@ -5,9 +5,13 @@
 //! a limit. Heads of streams are sent before their first byte is there, because clients wait for them.
 //!
 //! Rooms in reading order: [`listen`] (sockets, TLS, caps), [`routes`] (paths, versions), [`request`] and [`query`]
-//! (what came), [`respond`], [`errors`] and [`stream`] (what goes), then one room per group of routes.
+//! (what came), [`respond`], [`errors`], [`stream`] and [`bulk`] (what goes), then one room per group of routes.
 
+pub(crate) mod archives;
+pub(crate) mod author;
+pub(crate) mod bulk;
 pub(crate) mod containers;
+pub(crate) mod credentials;
 pub(crate) mod errors;
 pub(crate) mod events;
 pub(crate) mod exec;
@@ -15,8 +19,11 @@ pub(crate) mod host;
 pub(crate) mod images;
 pub(crate) mod listen;
 pub(crate) mod networks;
+pub(crate) mod progress;
 pub(crate) mod pull;
+pub(crate) mod push;
 pub(crate) mod query;
+pub(crate) mod registry;
 pub(crate) mod request;
 pub(crate) mod respond;
 pub(crate) mod routes;
@@ -25,6 +32,7 @@ pub(crate) mod system;
 pub(crate) mod takeover;
 pub(crate) mod time;
 pub(crate) mod volumes;
+pub(crate) mod websocket;
 
 #[cfg(test)]
 mod tests;

@@ -87,7 +87,7 @@ pub(crate) async fn create(mut request: Request) -> Answer {
         "bridge".clone_into(&mut body.driver);
     }
     match body.driver.as_str() {
-        "bridge" => {}
+        "bridge" | "macvlan" | "ipvlan" => {}
         "host" | "null" => {
             return Err(ApiError::new(
                 StatusCode::FORBIDDEN,

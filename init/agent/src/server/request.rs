@@ -65,6 +65,8 @@ fn unreadable(error: &dyn std::error::Error) -> ApiError {
 pub(crate) struct Request {
     pub(crate) api: Arc<Api>,
     pub(crate) method: Method,
+    /// Asked by `HEAD`, which is otherwise answered as `GET`.
+    pub(crate) head: bool,
     pub(crate) version: Version,
     pub(crate) query: Query,
     pub(crate) headers: HeaderMap,

@@ -1,6 +1,7 @@
 //! Answers: their bodies, and the headers every answer carries.
 
 use std::convert::Infallible;
+use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
@@ -15,8 +16,8 @@ use tokio::sync::mpsc;
 
 use super::ENGINE_VERSION;
 
-/// Body of an answer.
-pub(crate) type Body = UnsyncBoxBody<Bytes, Infallible>;
+/// Body of an answer. An error breaks the connection off.
+pub(crate) type Body = UnsyncBoxBody<Bytes, io::Error>;
 
 /// Size of a batch of small pieces, bytes: about two TLS records.
 pub(crate) const BATCH_BYTES: usize = 32 * 1024;
@@ -48,14 +49,14 @@ pub(crate) fn ok(value: &impl Serialize) -> Response<Body> {
 
 /// An answer with no body, such as 204 and 304.
 pub(crate) fn empty(status: StatusCode) -> Response<Body> {
-    let mut answer = Response::new(Empty::new().boxed_unsync());
+    let mut answer = Response::new(Empty::new().map_err(|never| match never {}).boxed_unsync());
     *answer.status_mut() = status;
     answer
 }
 
 /// An answer with a body at hand.
 pub(crate) fn whole(status: StatusCode, content_type: &'static str, bytes: Bytes) -> Response<Body> {
-    let mut answer = Response::new(Full::new(bytes).boxed_unsync());
+    let mut answer = Response::new(Full::new(bytes).map_err(|never| match never {}).boxed_unsync());
     *answer.status_mut() = status;
     answer.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
     answer
@@ -65,6 +66,14 @@ pub(crate) fn whole(status: StatusCode, content_type: &'static str, bytes: Bytes
 pub(crate) fn streamed<B>(content_type: &'static str, body: B) -> Response<Body>
 where
     B: hyper::body::Body<Data = Bytes, Error = Infallible> + Send + 'static,
+{
+    streamed_whole(content_type, body.map_err(|never| match never {}))
+}
+
+/// As [`streamed`], of a body that may break off, and with it the connection.
+pub(crate) fn streamed_whole<B>(content_type: &'static str, body: B) -> Response<Body>
+where
+    B: hyper::body::Body<Data = Bytes, Error = io::Error> + Send + 'static,
 {
     let mut answer = Response::new(body.boxed_unsync());
     answer.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(content_type));

@@ -13,7 +13,8 @@ use super::errors::ApiError;
 use super::query::{Query, percent_decode};
 use super::request::{self, Request};
 use super::respond::{self, Body};
-use super::{Api, containers, events, exec, host, images, networks, pull, system, volumes};
+use super::{Api, archives, author, containers, events, exec, host, images, networks};
+use super::{pull, push, registry, system, volumes};
 
 /// What handlers answer.
 pub(crate) type Answer = Result<Response<Body>, ApiError>;
@@ -31,7 +32,8 @@ pub(crate) async fn answer(api: Arc<Api>, mut raw: hyper::Request<Incoming>) -> 
         (Err(error), _) | (_, Err(error)) => Err(error),
         (Ok((version, path)), Ok(body)) => {
             let method = if head { Method::GET } else { parts.method.clone() };
-            let request = Request { api, method, version, query, headers: parts.headers, body, upgrade };
+            let headers = parts.headers;
+            let request = Request { api, method, head, version, query, headers, body, upgrade };
             let segments: Vec<&str> = path.split('/').filter(|segment| !segment.is_empty()).collect();
             dispatch(request, &segments).await
         }
@@ -70,11 +72,6 @@ fn split_version(path: &str) -> Result<(Version, &str), ApiError> {
     Ok((version, rest))
 }
 
-/// The answer to a known route that has nothing behind it.
-fn not_offered(what: &str) -> ApiError {
-    ApiError::unsupported(format!("{what} is not offered"))
-}
-
 async fn dispatch(request: Request, segments: &[&str]) -> Answer {
     match segments {
         ["containers", rest @ ..] => container_routes(request, rest).await,
@@ -94,14 +91,15 @@ async fn system_routes(request: Request, segments: &[&str]) -> Answer {
         ("GET", ["info"]) => system::info(request).await,
         ("GET", ["events"]) => events::stream(&request),
         ("GET", ["system", "df"]) => system::disk_usage(request).await,
-        ("POST", ["auth"]) => system::auth(request).await,
+        ("POST", ["auth"]) => registry::auth(request).await,
         ("GET", ["plugins"]) => Ok(respond::ok(&[(); 0])),
         ("POST", ["build", "prune"]) => Ok(system::build_prune()),
-        ("POST", ["build"]) => Err(not_offered("building images")),
-        ("POST", ["commit"]) => Err(not_offered("making an image of a container")),
-        ("GET", ["distribution", ..]) => {
-            Err(not_offered("looking at images of a registry without pulling them"))
-        }
+        ("POST", ["build"]) => Err(ApiError::unsupported(
+            "building images is not offered: build with a docker-container builder (docker buildx create --use \
+             --driver docker-container), or elsewhere, and load or pull the result",
+        )),
+        ("POST", ["commit"]) => author::commit(request).await,
+        ("GET", ["distribution", name @ .., "json"]) => registry::describe(request, &name.join("/")).await,
         ("POST", ["session" | "grpc"]) => Err(ApiError::not_found(
             "BuildKit sessions are not offered; set DOCKER_BUILDKIT=0 or use a docker-container builder",
         )),
@@ -121,19 +119,16 @@ async fn container_routes(request: Request, segments: &[&str]) -> Answer {
         ("POST", ["create"]) => containers::create::create(request).await,
         ("POST", ["prune"]) => containers::lifecycle::prune(request).await,
         ("DELETE", [id]) => containers::lifecycle::remove(request, id).await,
-        (_, [id, "archive"]) => containers::lifecycle::not_offered(request, id, "copying files").await,
-        ("GET", [id, "export"]) => {
-            containers::lifecycle::not_offered(request, id, "exporting a container").await
-        }
-        ("GET", [id, "attach", "ws"]) => {
-            containers::lifecycle::not_offered(request, id, "attaching by websocket").await
-        }
+        ("PUT", [id, "archive"]) => containers::archive::write(request, id).await,
+        ("GET", [id, "attach", "ws"]) => containers::attach::websocket(request, id).await,
         ("GET", [id, action]) => match *action {
             "json" => containers::inspect::inspect(request, id).await,
             "logs" => containers::logs::logs(request, id).await,
             "top" => containers::top::top(request, id).await,
             "stats" => containers::stats::stats(request, id).await,
             "changes" => containers::changes::changes(request, id).await,
+            "archive" => containers::archive::read(request, id).await,
+            "export" => containers::archive::export(request, id).await,
             _ => Err(ApiError::no_such_page()),
         },
         ("POST", [id, action]) => match *action {
@@ -161,14 +156,14 @@ async fn image_routes(request: Request, segments: &[&str]) -> Answer {
         ("GET", ["json"]) => images::list(&request),
         ("POST", ["create"]) => pull::create(request).await,
         ("POST", ["prune"]) => images::prune(request).await,
-        ("POST", ["load"]) | ("GET", ["get"] | [.., "get"]) => {
-            Err(not_offered("saving and loading images as archives"))
-        }
-        ("GET", ["search"]) => Err(not_offered("searching a registry")),
+        ("POST", ["load"]) => archives::load(request),
+        ("GET", ["get"]) => archives::save_all(request).await,
+        ("GET", [name @ .., "get"]) => archives::save_one(request, &name.join("/")).await,
+        ("GET", ["search"]) => registry::search(request).await,
         ("GET", [name @ .., "json"]) => images::inspect(&request, &name.join("/")),
         ("GET", [name @ .., "history"]) => images::history(&request, &name.join("/")),
         ("POST", [name @ .., "tag"]) => images::tag(&request, &name.join("/")),
-        ("POST", [_, .., "push"]) => Err(not_offered("pushing images")),
+        ("POST", [name @ .., "push"]) => push::push(request, &name.join("/")),
         ("DELETE", name @ [_, ..]) => {
             let name = name.join("/");
             images::remove(request, &name).await

@@ -62,7 +62,7 @@ pub(crate) fn hijack(
             pump(reader, writer, attachment, &detach_keys, settled).await;
         }
     });
-    let mut answer = Response::new(Empty::new().boxed_unsync());
+    let mut answer = Response::new(Empty::new().map_err(|never| match never {}).boxed_unsync());
     *answer.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
     answer.extensions_mut().insert(hyper::ext::ReasonPhrase::from_static(b"UPGRADED"));
     let headers = answer.headers_mut();

@@ -4,7 +4,6 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use berth_api::docker::containers::ContainerSummary;
-use berth_api::docker::images::AuthConfig;
 use berth_api::docker::system::{
     BuildPruneAnswer, Component, DiskUsage, FirewallBackend, IndexConfig, Info, Platform, Plugins,
     RegistryConfig, Runtime, Swarm, VersionAnswer,
@@ -185,14 +184,6 @@ async fn with_sizes(api: &Arc<Api>, views: Vec<Arc<View>>) -> Result<Vec<Contain
         summary
     };
     images::blocking(move || views.iter().map(summary).collect()).await
-}
-
-pub(crate) async fn auth(mut request: Request) -> Answer {
-    let auth: AuthConfig = request.json().await?;
-    let server = if auth.serveraddress.is_empty() { "docker.io" } else { &auth.serveraddress };
-    Err(ApiError::unsupported(format!(
-        "credentials for {server} are not checked here: they are sent along with each pull and checked by the registry"
-    )))
 }
 
 /// Nothing is built, so there is no cache to prune.

@@ -1,8 +1,10 @@
 //! `/etc/hosts`, `/etc/hostname` and `/etc/resolv.conf` of a container.
 
+use std::collections::BTreeSet;
 use std::fmt::Write as _;
 use std::fs;
 use std::io;
+use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
 use crate::networks::DEFAULT;
@@ -18,19 +20,66 @@ pub(super) fn write(
     dir: &Path,
     record: &Record,
     endpoints: &[(String, EndpointRecord)],
+    links: &[(IpAddr, String)],
 ) -> io::Result<PathBuf> {
     let etc = dir.join("etc");
     fs::create_dir_all(&etc)?;
     fs::write(etc.join("hostname"), format!("{}\n", record.config.hostname))?;
-    fs::write(etc.join("hosts"), hosts(record, endpoints))?;
+    let mut text = hosts(record, endpoints);
+    for (address, names) in links {
+        let _ = writeln!(text, "{address}\t{names}");
+    }
+    fs::write(etc.join("hosts"), text)?;
+    fs::write(etc.join("resolv.conf"), resolv_conf(record, endpoints))?;
+    Ok(etc)
+}
+
+/// Follows a change of a running container's networks. Lines that are not ours stay; the files stay the same files,
+/// because the container has them mounted.
+pub(crate) fn change(
+    dir: &Path,
+    record: &Record,
+    before: &[(String, EndpointRecord)],
+    after: &[(String, EndpointRecord)],
+) -> io::Result<()> {
+    let etc = dir.join("etc");
+    let (old, new) = (own_lines(record, before), own_lines(record, after));
+    let text = fs::read_to_string(etc.join("hosts"))?;
+    let kept = text.lines().filter(|line| new.contains(*line) || !old.contains(*line));
+    let mut text: String = kept.flat_map(|line| [line, "\n"]).collect();
+    for line in new.difference(&old) {
+        let _ = writeln!(text, "{line}");
+    }
+    fs::write(etc.join("hosts"), text)?;
+    let (old, new) = (resolv_conf(record, before), resolv_conf(record, after));
+    if old != new {
+        fs::write(etc.join("resolv.conf"), new)?;
+    }
+    Ok(())
+}
+
+fn resolv_conf(record: &Record, endpoints: &[(String, EndpointRecord)]) -> String {
     let machine = fs::read_to_string(HOST_RESOLV).unwrap_or_default();
-    let named = endpoints.iter().find(|(network, _)| network != DEFAULT);
-    let text = match named {
+    // Directly on the machine's network there is no name server of ours.
+    let mut named = endpoints.iter().filter(|(network, it)| network != DEFAULT && !it.host_name.is_empty());
+    match named.next() {
+        Some((_, endpoint)) if endpoint.gateway.is_empty() => {
+            resolv_named(record, &endpoint.gateway6, &machine)
+        }
         Some((_, endpoint)) => resolv_named(record, &endpoint.gateway, &machine),
         None => resolv(record, &machine),
+    }
+}
+
+/// The lines of `/etc/hosts` with the container's own addresses.
+fn own_lines(record: &Record, endpoints: &[(String, EndpointRecord)]) -> BTreeSet<String> {
+    let host = &record.config.hostname;
+    let names = match record.config.domainname.as_str() {
+        "" => host.clone(),
+        domain => format!("{host}.{domain} {host}"),
     };
-    fs::write(etc.join("resolv.conf"), text)?;
-    Ok(etc)
+    let addresses = endpoints.iter().flat_map(|(_, endpoint)| [&endpoint.ip, &endpoint.ip6]);
+    addresses.filter(|address| !address.is_empty()).map(|address| format!("{address}\t{names}")).collect()
 }
 
 fn hosts(record: &Record, endpoints: &[(String, EndpointRecord)]) -> String {
@@ -43,13 +92,8 @@ fn hosts(record: &Record, endpoints: &[(String, EndpointRecord)]) -> String {
             let _ = writeln!(text, "{address}\t{name}");
         }
     }
-    let host = &record.config.hostname;
-    let names = match record.config.domainname.as_str() {
-        "" => host.clone(),
-        domain => format!("{host}.{domain} {host}"),
-    };
-    for (_, endpoint) in endpoints.iter().filter(|(_, endpoint)| !endpoint.ip.is_empty()) {
-        let _ = writeln!(text, "{}\t{names}", endpoint.ip);
+    for line in own_lines(record, endpoints) {
+        let _ = writeln!(text, "{line}");
     }
     text
 }

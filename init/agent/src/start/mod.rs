@@ -10,6 +10,7 @@ mod mounts;
 mod plan;
 mod streams;
 
+use std::net::IpAddr;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 
@@ -18,13 +19,15 @@ use berth_runtime::cgroup::Group;
 
 pub(crate) use bounds::{check as check_bounds, limits};
 pub(crate) use error::StartError;
+pub(crate) use etc::change as change_etc;
 pub(crate) use mounts::resolve as resolve_mounts;
-pub(crate) use plan::{environment, program, user_process};
+pub(crate) use plan::{ended, environment, program, user_process};
 pub(crate) use streams::{Ends, input_name, pipes, streams_name};
 
+use crate::files::hold;
 use crate::init_link::Init;
 use crate::launcher::{self, OwnedSlot, Slots};
-use crate::networks::{Networks, Wanted, wanted_ports};
+use crate::networks::{Member, Networks};
 use crate::store::{Attempt, EndpointRecord, Record, Store};
 use crate::volumes::Volumes;
 
@@ -75,6 +78,9 @@ pub(crate) struct Launched {
     pub(crate) endpoints: Vec<(String, EndpointRecord)>,
 }
 
+/// How long a start waits for those who copy the stopped container's files.
+const COPY_PATIENCE: std::time::Duration = std::time::Duration::from_secs(30);
+
 /// Starts run `attempt.run` of a container.
 pub(crate) fn start(
     machinery: &Machinery,
@@ -102,6 +108,8 @@ fn start_steps(
     let image = machinery.images.find(&record.image_id).map_err(|error| StartError::image(&error))?;
     let lease = machinery.images.hold(&image);
     let layers = machinery.images.layer_dirs(&image);
+    let hold = hold::take(&machinery.store.dir(&record.id).join("rw"), COPY_PATIENCE)
+        .map_err(StartError::io("files"))?;
 
     let group = Group::create(machinery.cgroups.as_fd(), &record.id).map_err(StartError::io("cgroup"))?;
     group.set(&limits(record)).map_err(StartError::io("cgroup"))?;
@@ -111,12 +119,14 @@ fn start_steps(
     let slot = slot(machinery, record)?;
     undo.base = slot.as_ref().map(|slot| slot.base);
 
-    let endpoints = network(machinery, record, slot.as_ref(), joined)?;
-    let etc = match joined {
-        Some(joined) => machinery.store.dir(&joined.id).join("etc"),
-        None => {
-            etc::write(&machinery.store.dir(&record.id), record, &endpoints).map_err(StartError::io("etc"))?
-        }
+    let net = namespace(record, slot.as_ref(), joined)?;
+    let endpoints = network(machinery, record, net.as_ref())?;
+    let etc = if let Some(joined) = joined {
+        machinery.store.dir(&joined.id).join("etc")
+    } else {
+        let links = linked(machinery, record)?;
+        let dir = machinery.store.dir(&record.id);
+        etc::write(&dir, record, &endpoints, &links).map_err(StartError::io("etc"))?
     };
     let streams = streams::make(record, undo.base).map_err(StartError::io("streams"))?;
     streams.keep(&machinery.init, &record.id, attempt.run).map_err(StartError::io("streams"))?;
@@ -125,6 +135,7 @@ fn start_steps(
         name: record.process_name(attempt.run),
         group: &group,
         slot: slot.as_ref(),
+        net: net.as_ref(),
         joined,
         layers: &layers,
         dir: machinery.store.dir(&record.id),
@@ -136,6 +147,7 @@ fn start_steps(
     let started = launcher::connect()
         .and_then(|mut launcher| launcher.launch(&plan, &fds))
         .map_err(StartError::launch)?;
+    drop(hold);
     drop(lease);
     let ends = streams.started(started.terminal, &machinery.init, &record.id, attempt.run)?;
     let base = slot.map(|slot| slot.base);
@@ -149,41 +161,41 @@ fn slot(machinery: &Machinery, record: &Record) -> Result<Option<OwnedSlot>, Sta
     machinery.slots.take().map(Some).map_err(|error| StartError::failed(crate::log::chain(&error)))
 }
 
+/// The network namespace of its own that the container gets: from the pool, or made for one with the host's users.
+fn namespace(
+    record: &Record,
+    slot: Option<&OwnedSlot>,
+    joined: Option<&Joined>,
+) -> Result<Option<OwnedFd>, StartError> {
+    if joined.is_some() || record.host_config.network_mode == "host" {
+        return Ok(None);
+    }
+    let own = match slot {
+        Some(slot) => slot.slot.net.as_fd().try_clone_to_owned(),
+        None => berth_net::veth::namespace(),
+    };
+    own.map(Some).map_err(StartError::io("network namespace"))
+}
+
 /// Gives the container its networks, as its mode says.
 fn network(
     machinery: &Machinery,
     record: &Record,
-    slot: Option<&OwnedSlot>,
-    joined: Option<&Joined>,
+    net: Option<&OwnedFd>,
 ) -> Result<Vec<(String, EndpointRecord)>, StartError> {
-    let Some(slot) = slot.filter(|_| joined.is_none()) else { return Ok(Vec::new()) };
-    if record.host_config.network_mode == "host" {
-        return Ok(Vec::new());
-    }
+    let Some(net) = net else { return Ok(Vec::new()) };
     if record.networks.is_empty() || record.config.network_disabled {
-        berth_net::veth::prepare(slot.slot.net.as_fd()).map_err(|error| StartError::network(&error))?;
+        berth_net::veth::prepare(net.as_fd()).map_err(|error| StartError::network(&error))?;
         return Ok(Vec::new());
     }
-    let mut ports = wanted_ports(&record.config, &record.host_config).map_err(StartError::failed)?;
-    let mut endpoints = Vec::new();
-    for (number, (network, settings)) in record.networks.iter().enumerate() {
-        let ip = settings.ipam_config.as_ref().and_then(|ipam| ipam.ipv4_address.parse().ok());
-        let mac = settings.mac_address.parse().or_else(|_| record.config.mac_address.parse()).ok();
-        let wanted = Wanted {
-            container: record.id.clone(),
-            name: record.name.clone(),
-            network: network.clone(),
-            names: record.names_in(network),
-            interface: format!("eth{number}"),
-            ip,
-            mac,
-            gateway: number == 0,
-            ports: std::mem::take(&mut ports),
-        };
-        let place = machinery.networks.connect(&wanted, slot.slot.net.as_fd());
-        endpoints.push((network.clone(), place.map_err(|error| StartError::network(&error))?));
-    }
-    Ok(endpoints)
+    let member = Member::of(record).map_err(StartError::failed)?;
+    machinery.networks.join(&member, net.as_fd()).map_err(|error| StartError::network(&error))
+}
+
+/// The containers this one has links to on the default network.
+fn linked(machinery: &Machinery, record: &Record) -> Result<Vec<(IpAddr, String)>, StartError> {
+    let member = Member::of(record).map_err(StartError::failed)?;
+    machinery.networks.linked(&member).map_err(|error| StartError::failed(error.to_string()))
 }
 
 /// What a failed start leaves, and a run that ended.
@@ -215,7 +227,7 @@ pub(crate) fn clean(machinery: &Machinery, id: &str, group: Option<Group>, base:
     {
         crate::log::warning!("cgroup of {}: {error}, continuing", crate::id::short(id));
     }
-    machinery.networks.disconnect(id);
+    machinery.networks.leave(id);
     if let Some(base) = base {
         machinery.slots.release(base);
     }

@@ -1,10 +1,11 @@
 //! What is mounted into a container: Docker's three ways to ask, resolved to one list.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 
 use berth_api::docker::containers::{ContainerConfig, HostConfig, Mount, VolumeOptions};
 use berth_api::docker::volumes::VolumeCreate;
 
+use crate::binds;
 use crate::command::Refusal;
 use crate::store::{MountKind, MountRecord};
 use crate::volumes::Volumes;
@@ -37,7 +38,12 @@ pub(crate) fn resolve(
     for target in config.volumes.iter().flatten().map(|(target, _)| target) {
         let target = absolute(target)?;
         if targets.insert(target.clone()) {
-            let kind = MountKind::Volume { name: String::new(), anonymous: true, copy_up: true };
+            let kind = MountKind::Volume {
+                name: String::new(),
+                anonymous: true,
+                copy_up: true,
+                subpath: String::new(),
+            };
             all.push(MountRecord { target, kind, readonly: false, mode: String::new() });
         }
     }
@@ -46,8 +52,14 @@ pub(crate) fn resolve(
     }
     for mount in &mut all {
         if let MountKind::Volume { name, .. } = &mut mount.kind {
-            let labels = labels_of(host, &mount.target);
-            let wanted = VolumeCreate { name: std::mem::take(name), labels, ..VolumeCreate::default() };
+            let options = options_of(host, &mount.target);
+            let driver = options.driver_config.unwrap_or_default();
+            let wanted = VolumeCreate {
+                name: std::mem::take(name),
+                labels: options.labels,
+                driver: driver.name,
+                driver_opts: driver.options,
+            };
             *name = volumes.create(wanted)?.name;
         }
     }
@@ -56,9 +68,9 @@ pub(crate) fn resolve(
     Ok(all)
 }
 
-fn labels_of(host: &HostConfig, target: &str) -> Option<BTreeMap<String, String>> {
-    let mount = host.mounts.iter().flatten().find(|mount| mount.target.trim_end_matches('/') == target)?;
-    mount.volume_options.as_ref().and_then(|options| options.labels.clone())
+fn options_of(host: &HostConfig, target: &str) -> VolumeOptions {
+    let mount = host.mounts.iter().flatten().find(|mount| mount.target.trim_end_matches('/') == target);
+    mount.and_then(|mount| mount.volume_options.clone()).unwrap_or_default()
 }
 
 /// A clean absolute path inside the container.
@@ -103,7 +115,8 @@ fn bind_record(text: &str) -> Result<MountRecord, Refusal> {
     let kind = if source.starts_with('/') {
         MountKind::Bind { source: host_path(source)?, create: true, slave }
     } else {
-        MountKind::Volume { name: source.to_owned(), anonymous: source.is_empty(), copy_up }
+        let (name, anonymous) = (source.to_owned(), source.is_empty());
+        MountKind::Volume { name, anonymous, copy_up, subpath: String::new() }
     };
     Ok(MountRecord { target, kind, readonly, mode: mode.to_owned() })
 }
@@ -127,17 +140,16 @@ fn mount_record(mount: &Mount) -> Result<MountRecord, Refusal> {
     match mount.kind.as_str() {
         "volume" => {
             let options: VolumeOptions = mount.volume_options.clone().unwrap_or_default();
-            if !options.subpath.is_empty()
-                || options.driver_config.is_some_and(|driver| driver.options.is_some())
-            {
-                return Err(Refusal::Unsupported(
-                    "volume subpaths and driver options are not offered".to_owned(),
-                ));
+            let subpath = options.subpath;
+            if subpath.starts_with('/') || subpath.split('/').any(|part| part == "..") {
+                return Err(refuse("volume subpath must be a relative path within the volume"));
             }
             let kind = MountKind::Volume {
                 name: mount.source.clone(),
                 anonymous: mount.source.is_empty(),
-                copy_up: !options.no_copy,
+                // What is only a part of a volume is not filled from the image.
+                copy_up: !options.no_copy && subpath.is_empty(),
+                subpath,
             };
             Ok(MountRecord { target, kind, readonly: mount.read_only, mode: "z".to_owned() })
         }
@@ -147,7 +159,7 @@ fn mount_record(mount: &Mount) -> Result<MountRecord, Refusal> {
                 return Err(refuse("field Source must be an absolute path"));
             }
             let source = host_path(&mount.source)?;
-            if !options.create_mountpoint && std::fs::symlink_metadata(&source).is_err() {
+            if !options.create_mountpoint && !binds::place(&source).exists() {
                 return Err(refuse(&format!("bind source path does not exist: {source}")));
             }
             let slave = matches!(options.propagation.as_str(), "slave" | "rslave");
@@ -196,6 +208,7 @@ mod tests {
             name: name.to_owned(),
             anonymous: name.is_empty(),
             copy_up,
+            subpath: String::new(),
         };
         assert_eq!(kind("data:/data"), Some(("/data".to_owned(), false, volume("data", true))));
         assert_eq!(kind("data:/data/:ro,nocopy"), Some(("/data".to_owned(), true, volume("data", false))));

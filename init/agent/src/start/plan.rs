@@ -16,10 +16,11 @@ use super::Joined;
 use super::bounds::rlimits;
 use super::error::StartError;
 use super::streams::Streams;
+use crate::binds::{self, HostPath};
 use crate::launcher::OwnedSlot;
 use crate::slots::RANGE;
 use crate::store::{MountKind, MountRecord, Record};
-use crate::volumes::Volumes;
+use crate::volumes::{Content, Volumes};
 
 /// Docker's default search path.
 const PATH: &str = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
@@ -34,6 +35,8 @@ pub(super) struct Places<'a> {
     pub(super) group: &'a Group,
     /// Its namespaces; none for the host's users.
     pub(super) slot: Option<&'a OwnedSlot>,
+    /// Its own network namespace.
+    pub(super) net: Option<&'a OwnedFd>,
     /// The container whose network it joins.
     pub(super) joined: Option<&'a Joined>,
     /// Layers of its image, lowest first.
@@ -121,7 +124,7 @@ pub(super) fn build(
         devices,
         masked_paths: paths(&host.masked_paths, &defaults::MASKED_PATHS),
         readonly_paths: paths(&host.readonly_paths, &defaults::READONLY_PATHS),
-        sysctls: host.sysctls.clone().unwrap_or_default().into_iter().collect(),
+        sysctls: sysctls(record, places.joined.is_some()),
         process: process(record, stdio)?,
         init: host.init.unwrap_or(false),
         special: berth_runtime::plan::Special::default(),
@@ -129,18 +132,32 @@ pub(super) fn build(
     Ok((plan, fds.0))
 }
 
+/// What was asked for, and what everybody may do in a network namespace of one's own: low ports, `ping`.
+fn sysctls(record: &Record, joined: bool) -> Vec<(String, String)> {
+    let mut all = record.host_config.sysctls.clone().unwrap_or_default();
+    if !joined && record.host_config.network_mode != "host" {
+        let groups = format!("0 {}", RANGE - 1);
+        for (key, value) in
+            [("net.ipv4.ip_unprivileged_port_start", "0"), ("net.ipv4.ping_group_range", groups.as_str())]
+        {
+            all.entry(key.to_owned()).or_insert_with(|| value.to_owned());
+        }
+    }
+    all.into_iter().collect()
+}
+
 fn namespaces(record: &Record, places: &Places<'_>, fds: &mut Fds) -> Result<Namespaces, StartError> {
     let host = &record.host_config;
     let io = StartError::io("namespaces");
-    let (user, slot_net) = match places.slot {
+    let user = match places.slot {
         Some(slot) => {
             let fd = fds.add(slot.slot.user.as_fd().try_clone_to_owned().map_err(&io)?);
-            let user = UserNamespace::Own { fd, base: slot.base, count: RANGE };
-            (user, Some(slot.slot.net.as_fd().try_clone_to_owned().map_err(&io)?))
+            UserNamespace::Own { fd, base: slot.base, count: RANGE }
         }
-        None => (UserNamespace::Host, None),
+        None => UserNamespace::Host,
     };
-    let net = match (places.joined, host.network_mode.as_str(), slot_net) {
+    let own = places.net.map(OwnedFd::try_clone).transpose().map_err(&io)?;
+    let net = match (places.joined, host.network_mode.as_str(), own) {
         (Some(joined), ..) => {
             let path = format!("/proc/{}/ns/net", joined.pid);
             let fd = File::open(&path).map_err(|error| at(Path::new(&path), &error))?;
@@ -167,7 +184,7 @@ fn namespaces(record: &Record, places: &Places<'_>, fds: &mut Fds) -> Result<Nam
 }
 
 /// Whether the process of a pidfd has ended.
-fn ended(pidfd: &OwnedFd) -> io::Result<bool> {
+pub(crate) fn ended(pidfd: &OwnedFd) -> io::Result<bool> {
     use rustix::event::{PollFd, PollFlags, Timespec, poll};
     let now = Timespec { tv_sec: 0, tv_nsec: 0 };
     Ok(poll(&mut [PollFd::new(pidfd, PollFlags::IN)], Some(&now))? > 0)
@@ -194,41 +211,54 @@ fn mounts(record: &Record, places: &Places<'_>, fds: &mut Fds) -> Result<Vec<Mou
 }
 
 fn user_mount(wanted: &MountRecord, volumes: &Volumes, fds: &mut Fds) -> Result<Mount, StartError> {
-    let target = wanted.target.clone();
     match &wanted.kind {
-        MountKind::Volume { name, copy_up, .. } => {
-            let fd = fds.dir(&volumes.data(name))?;
-            Ok(bind(target, fd, wanted.readonly, *copy_up, false))
+        MountKind::Volume { name, copy_up, subpath, .. } => {
+            let content = volumes.content(name).map_err(|refusal| StartError::failed(refusal.to_string()))?;
+            let folder = match content {
+                Content::Own => HostPath { folder: volumes.data(name), below: String::new() },
+                Content::Bind(device) => binds::place(&device),
+                Content::Tmpfs(options) => return Ok(memory(wanted, &options)),
+            };
+            let place = folder.part(subpath);
+            let fd = place.open(false).map_err(|error| {
+                StartError::failed(format!(
+                    "failed to mount volume {name}: cannot access {}{}: {error}",
+                    place.folder.display(),
+                    place.below
+                ))
+            })?;
+            Ok(shown(wanted, fd, *copy_up, false, fds))
         }
         MountKind::Bind { source, create, slave } => {
-            let path = Path::new(source);
-            if *create && std::fs::symlink_metadata(path).is_err() {
-                std::fs::create_dir_all(path).map_err(|error| at(path, &error))?;
-            }
-            let flags = OFlags::PATH | OFlags::CLOEXEC;
-            let fd = open(path, flags, Mode::empty()).map_err(|error| at(path, &error.into()))?;
-            let idmap = can_shift(&fd);
-            let fd = fds.add(fd);
-            let mut mount = bind(target, fd, wanted.readonly, false, *slave);
-            if let MountSource::Bind { idmap: shift, .. } = &mut mount.source {
-                *shift = idmap;
-            }
-            Ok(mount)
+            let fd = binds::place(source).open(*create).map_err(|error| at(Path::new(source), &error))?;
+            Ok(shown(wanted, fd, false, *slave, fds))
         }
-        MountKind::Tmpfs { options } => {
-            let has = |flag: &str| options.iter().any(|option| option == flag);
-            let flags = ["ro", "rw", "exec", "noexec", "suid", "nosuid", "dev", "nodev"];
-            let kernel = options.iter().filter(|option| !flags.contains(&option.as_str()));
-            Ok(Mount {
-                target,
-                source: MountSource::Fs { kind: "tmpfs".to_owned(), options: kernel.cloned().collect() },
-                readonly: wanted.readonly,
-                nosuid: !has("suid"),
-                nodev: !has("dev"),
-                noexec: !has("exec"),
-                special: berth_runtime::plan::MountSpecial::default(),
-            })
-        }
+        MountKind::Tmpfs { options } => Ok(memory(wanted, options)),
+    }
+}
+
+/// A directory or file of the host, with owners shifted where the kernel can.
+fn shown(wanted: &MountRecord, fd: OwnedFd, copy_up: bool, slave: bool, fds: &mut Fds) -> Mount {
+    let shift = can_shift(&fd);
+    let mut mount = bind(wanted.target.clone(), fds.add(fd), wanted.readonly, copy_up, slave);
+    if let MountSource::Bind { idmap, .. } = &mut mount.source {
+        *idmap = shift;
+    }
+    mount
+}
+
+fn memory(wanted: &MountRecord, options: &[String]) -> Mount {
+    let has = |flag: &str| options.iter().any(|option| option == flag);
+    let flags = ["ro", "rw", "exec", "noexec", "suid", "nosuid", "dev", "nodev"];
+    let kernel = options.iter().filter(|option| !flags.contains(&option.as_str()));
+    Mount {
+        target: wanted.target.clone(),
+        source: MountSource::Fs { kind: "tmpfs".to_owned(), options: kernel.cloned().collect() },
+        readonly: wanted.readonly,
+        nosuid: !has("suid"),
+        nodev: !has("dev"),
+        noexec: !has("exec"),
+        special: berth_runtime::plan::MountSpecial::default(),
     }
 }
 

@@ -110,8 +110,9 @@ pub(crate) struct RunRecord {
     pub(crate) endpoints: BTreeMap<String, EndpointRecord>,
 }
 
-/// A place in a network.
+/// A place in a network. Of what it has not, the text is empty.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
 pub(crate) struct EndpointRecord {
     /// Network id.
     pub(crate) network_id: String,
@@ -123,9 +124,17 @@ pub(crate) struct EndpointRecord {
     pub(crate) prefix: u8,
     /// Gateway.
     pub(crate) gateway: String,
+    /// IPv6 address.
+    pub(crate) ip6: String,
+    /// Its prefix length.
+    pub(crate) prefix6: u8,
+    /// Its gateway.
+    pub(crate) gateway6: String,
     /// Ethernet address.
     pub(crate) mac: String,
-    /// Name of the host's side.
+    /// Name of the interface inside.
+    pub(crate) interface: String,
+    /// Name of the host's side; empty for an interface without one.
     pub(crate) host_name: String,
     /// Published: container port and protocol (`80/tcp`), host address, host port.
     pub(crate) ports: Vec<(String, String, u16)>,
@@ -143,6 +152,9 @@ pub(crate) enum MountKind {
         anonymous: bool,
         /// Fill from the image when empty.
         copy_up: bool,
+        /// Only this directory or file of it; empty for all.
+        #[serde(default)]
+        subpath: String,
     },
     /// A directory or file of the host.
     Bind {

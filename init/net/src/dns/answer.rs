@@ -1,4 +1,4 @@
-//! One question answered from a network's names, or found to be for others. Pure.
+//! One question answered from the names its asker may see, or found to be for others. Pure.
 
 use std::net::IpAddr;
 
@@ -6,7 +6,7 @@ use hickory_proto::op::{Edns, Message, MessageType, OpCode, Query, ResponseCode}
 use hickory_proto::rr::rdata::{A, AAAA, PTR};
 use hickory_proto::rr::{DNSClass, Name, RData, Record, RecordType};
 
-use super::table::Index;
+use super::table::Scope;
 use crate::exchange::{HEADER_BYTES, UDP_BYTES, question_end};
 
 /// Seconds an answer may be kept: containers come and go.
@@ -26,7 +26,7 @@ pub(super) enum Verdict {
 }
 
 /// Answers `query`. `stream` says that it came by TCP, where any length fits.
-pub(super) fn answer(index: &Index, query: &[u8], stream: bool) -> Verdict {
+pub(super) fn answer(scope: &Scope, query: &[u8], stream: bool) -> Verdict {
     let is_response = query.get(2).is_none_or(|flags| flags & 0x80 != 0);
     if query.len() < HEADER_BYTES || is_response {
         return Verdict::Drop;
@@ -42,10 +42,10 @@ pub(super) fn answer(index: &Index, query: &[u8], stream: bool) -> Verdict {
     if question.query_class() != DNSClass::IN {
         return refuse(query, ResponseCode::Refused);
     }
-    let records = known(index, question, message.metadata.id);
+    let records = known(scope, question, message.metadata.id);
     let code = match &records {
         Some(_) => ResponseCode::NoError,
-        None if index.internal => ResponseCode::NXDomain,
+        None if scope.internal() => ResponseCode::NXDomain,
         None => return Verdict::Forward,
     };
     let mut reply = reply_to(&message, code);
@@ -59,19 +59,19 @@ pub(super) fn server_failure(query: &[u8]) -> Verdict {
     refuse(query, ResponseCode::ServFail)
 }
 
-/// The records for a question about a name or address of the network; `None` when it is about another. A name that is
+/// The records for a question about a name or address of the scope; `None` when it is about another. A name that is
 /// known has an answer for every type, if an empty one: "no such name" for AAAA would hide its IPv4 address.
-fn known(index: &Index, question: &Query, id: u16) -> Option<Vec<Record>> {
+fn known(scope: &Scope, question: &Query, id: u16) -> Option<Vec<Record>> {
     let name = question.name();
     if question.query_type() == RecordType::PTR {
         let net = name.parse_arpa_name().ok()?;
         let whole = net.prefix_len() == net.max_prefix_len();
-        let target = index.reverse(net.addr()).filter(|_| whole)?;
+        let target = scope.reverse(net.addr()).filter(|_| whole)?;
         let mut target = Name::from_ascii(target).ok()?;
         target.set_fqdn(true);
         return Some(vec![Record::from_rdata(name.clone(), TTL_S, RData::PTR(PTR(target)))]);
     }
-    let addresses = index.lookup(&name.to_ascii())?;
+    let addresses = scope.lookup(&name.to_ascii())?;
     let wanted = |address: &&IpAddr| match question.query_type() {
         RecordType::A => address.is_ipv4(),
         RecordType::AAAA => address.is_ipv6(),

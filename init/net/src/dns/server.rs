@@ -148,8 +148,8 @@ struct Service {
 }
 
 impl Service {
-    fn answer(&self, query: &[u8], stream: bool) -> Verdict {
-        answer(&self.table.index(&self.network), query, stream)
+    fn answer(&self, asker: IpAddr, query: &[u8], stream: bool) -> Verdict {
+        answer(&self.table.scope(&self.network, asker), query, stream)
     }
 }
 
@@ -164,7 +164,7 @@ async fn serve_datagrams(socket: Arc<UdpSocket>, service: Service) {
             continue;
         };
         let query = &buffer[..count];
-        let verdict = match service.answer(query, false) {
+        let verdict = match service.answer(source.ip(), query, false) {
             Verdict::Forward => match service.forwarder.slot(source.ip()) {
                 Some(slot) => {
                     let (socket, forwarder, query) =
@@ -210,7 +210,7 @@ async fn serve_connections(listener: TcpListener, service: Service) {
 async fn serve_connection(mut stream: TcpStream, source: IpAddr, service: &Service) -> io::Result<()> {
     loop {
         let query = timeout(IDLE, read_framed(&mut stream)).await.map_err(io::Error::from)??;
-        let reply = match service.answer(&query, true) {
+        let reply = match service.answer(source, &query, true) {
             Verdict::Reply(reply) => Some(reply),
             Verdict::Drop => None,
             Verdict::Forward => match service.forwarder.slot(source) {

@@ -22,6 +22,10 @@ pub struct Host {
     pub names: Vec<String>,
     /// Its addresses.
     pub addresses: Vec<IpAddr>,
+    /// Its other networks, where its own questions are looked up too.
+    pub networks: Vec<String>,
+    /// Names that only its own questions have: the name and the host it stands for.
+    pub links: Vec<(String, String)>,
 }
 
 /// The table: network name to [`View`]. Clones share it.
@@ -33,9 +37,24 @@ pub struct Table {
 /// A view made ready for look-up.
 #[derive(Debug, Default)]
 pub(crate) struct Index {
-    pub(crate) internal: bool,
+    internal: bool,
     names: BTreeMap<String, Vec<IpAddr>>,
     addresses: BTreeMap<IpAddr, String>,
+    askers: BTreeMap<IpAddr, Asker>,
+}
+
+/// What a host's own questions see beside the network they come in by.
+#[derive(Debug, Clone, Default)]
+struct Asker {
+    networks: Vec<String>,
+    links: BTreeMap<String, String>,
+}
+
+/// Where one question is looked up: in the network it came in by, then in the asker's others.
+#[derive(Debug, Default)]
+pub(crate) struct Scope {
+    indexes: Vec<Arc<Index>>,
+    links: BTreeMap<String, String>,
 }
 
 impl Table {
@@ -58,12 +77,43 @@ impl Table {
 
     /// The addresses `name` has in `network`, for callers inside the process.
     pub fn lookup(&self, network: &str, name: &str) -> Vec<IpAddr> {
-        self.index(network).lookup(name).map(<[IpAddr]>::to_vec).unwrap_or_default()
+        let networks = self.networks.read().unwrap_or_else(PoisonError::into_inner);
+        let index = networks.get(network);
+        index.and_then(|index| index.lookup(name)).map(<[IpAddr]>::to_vec).unwrap_or_default()
     }
 
-    pub(crate) fn index(&self, network: &str) -> Arc<Index> {
+    /// Where a question from `asker` to the server of `network` is looked up.
+    pub(crate) fn scope(&self, network: &str, asker: IpAddr) -> Scope {
         let networks = self.networks.read().unwrap_or_else(PoisonError::into_inner);
-        networks.get(network).cloned().unwrap_or_default()
+        let own = networks.get(network).cloned().unwrap_or_default();
+        let asker = own.askers.get(&asker).cloned().unwrap_or_default();
+        let others = asker.networks.iter().filter_map(|other| networks.get(other).cloned());
+        Scope { indexes: [own].into_iter().chain(others).collect(), links: asker.links }
+    }
+}
+
+impl Scope {
+    /// One network alone.
+    #[cfg(test)]
+    pub(crate) fn of(index: Index) -> Scope {
+        Scope { indexes: vec![Arc::new(index)], links: BTreeMap::new() }
+    }
+
+    /// Whether no network of the asker leads outside.
+    pub(crate) fn internal(&self) -> bool {
+        self.indexes.iter().all(|index| index.internal)
+    }
+
+    /// The addresses of `name`; `None` when no host has the name.
+    pub(crate) fn lookup(&self, name: &str) -> Option<&[IpAddr]> {
+        let name = canonical(name);
+        let name = self.links.get(&name).unwrap_or(&name);
+        self.indexes.iter().find_map(|index| index.lookup(name))
+    }
+
+    /// The name of `address`.
+    pub(crate) fn reverse(&self, address: IpAddr) -> Option<&str> {
+        self.indexes.iter().find_map(|index| index.reverse(address))
     }
 }
 
@@ -84,17 +134,22 @@ impl Index {
                     index.addresses.entry(*address).or_insert_with(|| canonical(name));
                 }
             }
+            let links = host.links.iter().map(|(name, target)| (canonical(name), canonical(target)));
+            let asker = Asker { networks: host.networks.clone(), links: links.collect() };
+            if !asker.networks.is_empty() || !asker.links.is_empty() {
+                for address in &host.addresses {
+                    index.askers.insert(*address, asker.clone());
+                }
+            }
         }
         index
     }
 
-    /// The addresses of `name`; `None` when no host has the name.
-    pub(crate) fn lookup(&self, name: &str) -> Option<&[IpAddr]> {
+    fn lookup(&self, name: &str) -> Option<&[IpAddr]> {
         self.names.get(&canonical(name)).map(Vec::as_slice)
     }
 
-    /// The name of `address`.
-    pub(crate) fn reverse(&self, address: IpAddr) -> Option<&str> {
+    fn reverse(&self, address: IpAddr) -> Option<&str> {
         self.addresses.get(&address).map(String::as_str)
     }
 }

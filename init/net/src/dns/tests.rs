@@ -11,7 +11,7 @@ use tokio::net::{TcpListener, TcpStream, UdpSocket};
 use tokio::sync::watch;
 
 use super::answer::{Verdict, answer};
-use super::table::Index;
+use super::table::{Index, Scope};
 use super::{Host, Server, Sockets, Table, View};
 use crate::exchange::{read_framed, write_framed};
 use crate::resolver::Resolver;
@@ -21,6 +21,7 @@ fn host(names: &[&str], addresses: &[&str]) -> Host {
     Host {
         names: names.iter().map(ToString::to_string).collect(),
         addresses: addresses.iter().map(|text| text.parse().unwrap()).collect(),
+        ..Host::default()
     }
 }
 
@@ -45,7 +46,7 @@ fn query(name: &str, kind: RecordType) -> Message {
     message
 }
 
-fn reply(index: &Index, message: &Message) -> Message {
+fn reply(index: &Scope, message: &Message) -> Message {
     match answer(index, &message.to_vec().unwrap(), false) {
         Verdict::Reply(bytes) => Message::from_vec(&bytes).unwrap(),
         other => panic!("{other:?}"),
@@ -60,7 +61,7 @@ fn data(message: &Message) -> Vec<String> {
 
 #[test]
 fn names_of_the_network_are_answered_and_others_forwarded() {
-    let index = Index::new(&view(false));
+    let index = Scope::of(Index::new(&view(false)));
     let check = |name: &str, kind: RecordType, expected: &[&str]| {
         let reply = reply(&index, &query(name, kind));
         assert_eq!(reply.metadata.response_code, ResponseCode::NoError, "{name}");
@@ -90,7 +91,7 @@ fn names_of_the_network_are_answered_and_others_forwarded() {
 
 #[test]
 fn an_internal_network_asks_nobody() {
-    let index = Index::new(&view(true));
+    let index = Scope::of(Index::new(&view(true)));
     assert_eq!(
         reply(&index, &query("example.test", RecordType::A)).metadata.response_code,
         ResponseCode::NXDomain
@@ -100,7 +101,7 @@ fn an_internal_network_asks_nobody() {
 
 #[test]
 fn long_answers_are_cut_to_what_the_client_takes() {
-    let index = Index::new(&view(false));
+    let index = Scope::of(Index::new(&view(false)));
     let mut question = query("many", RecordType::A);
     let plain = reply(&index, &question);
     assert!(plain.metadata.truncation && plain.answers.is_empty() && plain.edns.is_none());
@@ -116,7 +117,7 @@ fn long_answers_are_cut_to_what_the_client_takes() {
 
 #[test]
 fn broken_questions_are_answered_briefly_or_not_at_all() {
-    let index = Index::new(&view(false));
+    let index = Scope::of(Index::new(&view(false)));
     let good = query("web", RecordType::A).to_vec().unwrap();
     assert_eq!(answer(&index, &[], false), Verdict::Drop);
     assert_eq!(answer(&index, &good[..11], false), Verdict::Drop);
@@ -143,7 +144,7 @@ fn broken_questions_are_answered_briefly_or_not_at_all() {
 proptest::proptest! {
     #[test]
     fn no_question_of_a_stranger_does_harm(bytes in proptest::collection::vec(proptest::prelude::any::<u8>(), 0..300)) {
-        let index = Index::new(&view(false));
+        let index = Scope::of(Index::new(&view(false)));
         let _ = answer(&index, &bytes, false);
         let mut plausible = query("web", RecordType::A).to_vec().unwrap();
         plausible.extend(&bytes);
@@ -274,4 +275,31 @@ async fn a_server_answers_by_udp_and_tcp_and_follows_the_table() {
     let mut buffer = [0; 1500];
     let (count, _) = client.recv_from(&mut buffer).await.unwrap();
     assert_eq!(data(&Message::from_vec(&buffer[..count]).unwrap()), ["10.0.0.2"]);
+}
+
+#[test]
+fn a_host_sees_the_names_of_all_its_networks_and_its_own_links() {
+    let table = Table::new();
+    let asker = Host {
+        networks: vec!["back".into()],
+        links: vec![("store".into(), "db".into())],
+        ..host(&["web"], &["10.0.0.2"])
+    };
+    table.set("front", &View { internal: true, hosts: vec![asker, host(&["other"], &["10.0.0.9"])] });
+    table.set("back", &View { internal: false, hosts: vec![host(&["db"], &["10.1.0.3"])] });
+    let ask = |from: &str, name: &str| {
+        let query = query(name, RecordType::A).to_vec().unwrap();
+        match answer(&table.scope("front", from.parse().unwrap()), &query, false) {
+            Verdict::Reply(bytes) => data(&Message::from_vec(&bytes).unwrap()).join(" "),
+            verdict => format!("{verdict:?}"),
+        }
+    };
+    assert_eq!(ask("10.0.0.2", "other"), "10.0.0.9");
+    assert_eq!(ask("10.0.0.2", "db"), "10.1.0.3");
+    assert_eq!(ask("10.0.0.2", "Store"), "10.1.0.3");
+    // One network of the asker leads outside.
+    assert_eq!(ask("10.0.0.2", "example.test"), "Forward");
+    for name in ["db", "store", "example.test"] {
+        assert_eq!(ask("10.0.0.9", name), "", "{name} is not of the internal network");
+    }
 }

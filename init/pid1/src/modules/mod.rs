@@ -22,6 +22,15 @@ const DEPTH_MAX: usize = 24;
 /// Rounds of coldplug: a bus may reveal devices that reveal devices.
 const ROUNDS_MAX: usize = 6;
 
+/// Whether the image has modules for the running kernel. One with everything built in has none.
+pub(crate) fn are_there() -> bool {
+    folder().join("modules.dep").exists()
+}
+
+fn folder() -> PathBuf {
+    Path::new("/lib/modules").join(rustix::system::uname().release().to_string_lossy().as_ref())
+}
+
 /// Loads modules of the running kernel.
 pub(crate) struct Loader {
     folder: PathBuf,
@@ -33,11 +42,9 @@ pub(crate) struct Loader {
 }
 
 impl Loader {
-    /// Reads the indexes below `/lib/modules/<release>`. Without them nothing can be loaded, which a kernel with
-    /// everything built in does not need.
+    /// Reads the indexes below `/lib/modules/<release>`. Without them nothing can be loaded.
     pub(crate) fn open() -> Self {
-        let uname = rustix::system::uname();
-        let folder = Path::new("/lib/modules").join(uname.release().to_string_lossy().as_ref());
+        let folder = folder();
         let text = |name: &str| std::fs::read_to_string(folder.join(name)).unwrap_or_default();
         let index = Index::parse(&text("modules.dep"), &text("modules.alias"), &text("modules.softdep"));
         // The kernel would read and verify a whole file before it says that it has the module.

@@ -3,17 +3,34 @@
 use hyper::StatusCode;
 
 use super::lifecycle;
-use crate::command::AttachRequest;
+use crate::command::{AttachRequest, Attachment, Id, State};
 use crate::server::errors::ApiError;
 use crate::server::query::Query;
 use crate::server::request::Request;
 use crate::server::routes::Answer;
-use crate::server::{respond, stream};
+use crate::server::{respond, stream, websocket};
 
 pub(crate) async fn attach(mut request: Request, name: &str) -> Answer {
-    let view = request.api.owner.view(name).await?;
+    let (id, attachment) = begin(&request, name).await?;
     let keys = stream::detach_keys(request.query.get("detachKeys").unwrap_or_default())?;
-    if let crate::command::State::Running { paused: true, .. } = view.state {
+    let owner = request.api.owner.clone();
+    let settled = async move { lifecycle::settle(&owner, &id).await };
+    Ok(stream::hijack(&mut request, attachment, keys, settled))
+}
+
+/// The same by websocket.
+pub(crate) async fn websocket(mut request: Request, name: &str) -> Answer {
+    let (id, attachment) = begin(&request, name).await?;
+    let owner = request.api.owner.clone();
+    let settled = async move { lifecycle::settle(&owner, &id).await };
+    websocket::hijack(&mut request, attachment, settled)
+}
+
+/// Checks what is asked and attaches; the container's id with it.
+async fn begin(request: &Request, name: &str) -> Result<(Id, Attachment), ApiError> {
+    let view = request.api.owner.view(name).await?;
+    stream::detach_keys(request.query.get("detachKeys").unwrap_or_default())?;
+    if let State::Running { paused: true, .. } = view.state {
         return Err(ApiError::conflict(format!(
             "Container {name} is paused. Unpause the container before attach."
         )));
@@ -26,10 +43,7 @@ pub(crate) async fn attach(mut request: Request, name: &str) -> Answer {
         stdout: query.flag("stdout"),
         stderr: query.flag("stderr"),
     };
-    let attachment = request.api.owner.attach(&view.id, wanted).await?;
-    let (owner, id) = (request.api.owner.clone(), view.id.clone());
-    let settled = async move { lifecycle::settle(&owner, &id).await };
-    Ok(stream::hijack(&mut request, attachment, keys, settled))
+    Ok((view.id.clone(), request.api.owner.attach(&view.id, wanted).await?))
 }
 
 pub(crate) async fn resize(request: Request, name: &str) -> Answer {

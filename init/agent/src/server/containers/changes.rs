@@ -21,7 +21,7 @@ use crate::server::respond;
 use crate::server::routes::Answer;
 
 /// Changes told, at most.
-const MAX_CHANGES: usize = 1_000_000;
+pub(crate) const MAX_CHANGES: usize = 1_000_000;
 /// Folders deeper than this are not looked into.
 const MAX_DEPTH: usize = 128;
 
@@ -48,7 +48,7 @@ pub(crate) async fn changes(request: Request, name: &str) -> Answer {
 }
 
 /// The differences, sorted by path. `lower` lists the image's layers, lowest first. Blocks.
-fn compare(upper: &Path, lower: &[PathBuf]) -> io::Result<Vec<Change>> {
+pub(crate) fn compare(upper: &Path, lower: &[PathBuf]) -> io::Result<Vec<Change>> {
     let top = match rustix::fs::open(upper, FOLDER, Mode::empty()) {
         // Never started: nothing was written.
         Err(Errno::NOENT) => return Ok(Vec::new()),

@@ -18,6 +18,10 @@ use crate::server::time;
 /// How long the end of output waits for the end of the container.
 const SETTLE: Duration = Duration::from_secs(2);
 
+/// How long a kill waits for the end: processes may sit in a disk wait.
+const KILLED: Duration = Duration::from_secs(10);
+const SIGKILL: i32 = 9;
+
 /// The text of 409 for what needs a running container.
 pub(crate) fn not_running(id: &str) -> ApiError {
     ApiError::conflict(format!("container {id} is not running"))
@@ -33,12 +37,6 @@ fn status(changed: Changed) -> StatusCode {
         Changed::Yes => StatusCode::NO_CONTENT,
         Changed::No => StatusCode::NOT_MODIFIED,
     }
-}
-
-/// The answer to what cannot be done with a container that is there.
-pub(crate) async fn not_offered(request: Request, name: &str, what: &str) -> Answer {
-    request.api.owner.view(name).await?;
-    Err(ApiError::unsupported(format!("{what} is not offered")))
 }
 
 /// Waits a moment for the owner to see the end of a container whose output has ended: clients that read to the end
@@ -89,7 +87,14 @@ pub(crate) async fn kill(request: Request, name: &str) -> Answer {
     if !is_running(&view) {
         return Err(prefix(not_running(&view.id)));
     }
-    request.api.owner.kill(&view.id, signal).await.map_err(|refusal| prefix(refusal.into()))?;
+    let owner = &request.api.owner;
+    let deadly = berth_runtime::signal::parse(&signal) == Some(SIGKILL);
+    let end = if deadly { Some(owner.wait(&view.id, WaitFor::NotRunning).await?) } else { None };
+    owner.kill(&view.id, signal).await.map_err(|refusal| prefix(refusal.into()))?;
+    if let Some(end) = end {
+        // What cannot be outlived is answered when it is over: clients look at the container next.
+        let _ = tokio::time::timeout(KILLED, end).await;
+    }
     Ok(respond::empty(StatusCode::NO_CONTENT))
 }
 

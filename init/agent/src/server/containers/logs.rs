@@ -29,6 +29,9 @@ pub(crate) async fn logs(request: Request, name: &str) -> Answer {
     };
     let timestamps = query.flag("timestamps");
     let view = request.api.owner.view(name).await?;
+    if view.host_config.log_config.kind == "none" {
+        return Err(ApiError::unsupported("configured logging driver does not support reading"));
+    }
     let tty = view.config.tty;
     let lines = request.api.owner.logs(&view.id, wanted).await?;
     let mut body = Pieces::new(lines, move |line: LogLine| encode(&line, tty, timestamps)).batched();

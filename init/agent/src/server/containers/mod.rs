@@ -1,5 +1,6 @@
 //! Routes about containers.
 
+pub(crate) mod archive;
 pub(crate) mod attach;
 pub(crate) mod changes;
 pub(crate) mod create;

@@ -57,6 +57,9 @@ fn host_config(host: &HostConfig) -> Checked {
             capability(field, name)?;
         }
     }
+    if !matches!(host.log_config.kind.as_str(), "" | "json-file" | "local" | "none") {
+        return refuse(format!("logger: no log driver named '{}' is registered", host.log_config.kind));
+    }
     if !matches!(host.isolation.as_str(), "" | "default") {
         return refuse(format!("invalid isolation '{}' on linux", host.isolation));
     }
@@ -295,6 +298,16 @@ fn modes(host: &HostConfig) -> Checked {
     if !matches!(pid, "" | "host") && !container(pid) {
         return refuse(format!("invalid PID mode: {pid}"));
     }
+    if !host.privileged && host.userns_mode != "host" {
+        // A namespace of the host's belongs to the host's users.
+        for (what, mode) in [("PID", pid), ("IPC", ipc)] {
+            if mode == "host" {
+                return refuse(format!(
+                    "cannot share the host {what} namespace when user namespaces are enabled"
+                ));
+            }
+        }
+    }
     for (what, mode, legal) in [
         ("UTS mode", &host.uts_mode, &["", "host"][..]),
         ("user namespace mode", &host.userns_mode, &["", "host"]),
@@ -345,11 +358,16 @@ fn networking(body: &CreateBody) -> Checked {
     Ok(())
 }
 
+async fn is_there(source: &str) -> bool {
+    let place = crate::binds::place(source);
+    tokio::task::spawn_blocking(move || place.exists()).await.unwrap_or(false)
+}
+
 /// Looks whether the sources of long-form bind mounts are there; short ones are made when missing.
 pub(crate) async fn bind_sources(host: &HostConfig) -> Checked {
     for mount in host.mounts.iter().flatten().filter(|mount| mount.kind == "bind") {
         let made = mount.bind_options.as_ref().is_some_and(|options| options.create_mountpoint);
-        if !made && tokio::fs::symlink_metadata(&mount.source).await.is_err() {
+        if !made && !is_there(&mount.source).await {
             return refuse(format!(
                 "invalid mount config for type \"bind\": bind source path does not exist: {}",
                 mount.source

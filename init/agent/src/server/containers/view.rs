@@ -7,6 +7,7 @@ use berth_api::docker::containers::{
     NetworkSettings, Port, PortBinding, PortMap, ProbeResult, SummaryHostConfig, SummaryNetworkSettings,
 };
 
+use super::size::CONTAINERS;
 use crate::command::{Endpoint, State, View};
 use crate::server::networks::PREDEFINED;
 use crate::server::time::{NEVER, human_duration, rfc3339_nano};
@@ -92,6 +93,7 @@ pub(crate) fn state(view: &View) -> ContainerState {
 /// `GET /containers/{id}/json`.
 pub(crate) fn inspect(view: &View) -> ContainerInspect {
     let mut words = view.args.iter().cloned();
+    let own = |file: &str| format!("{CONTAINERS}/{}/{file}", view.id);
     ContainerInspect {
         id: view.id.clone(),
         created: rfc3339_nano(view.created_ns),
@@ -103,6 +105,10 @@ pub(crate) fn inspect(view: &View) -> ContainerInspect {
         restart_count: view.restart_count,
         driver: "overlay2".to_owned(),
         platform: "linux".to_owned(),
+        resolv_conf_path: own("etc/resolv.conf"),
+        hostname_path: own("etc/hostname"),
+        hosts_path: own("etc/hosts"),
+        log_path: if view.host_config.log_config.kind == "none" { String::new() } else { own("log") },
         exec_ids: (!view.exec_ids.is_empty()).then(|| view.exec_ids.clone()),
         host_config: view.host_config.clone(),
         graph_driver: GraphDriver {
@@ -162,7 +168,12 @@ fn endpoint_settings(network: &str, endpoint: &Endpoint) -> EndpointSettings {
         aliases: list(&endpoint.aliases),
         // Names are answered on networks that users made only.
         dns_names: list(&endpoint.dns_names).filter(|_| !PREDEFINED.contains(&network)),
-        mac_address: endpoint.mac.clone(),
+        links: endpoint.asked.links.clone(),
+        driver_opts: endpoint.asked.driver_opts.clone(),
+        gw_priority: endpoint.asked.gw_priority,
+        // What was asked for is shown of a container that does not run, too.
+        mac_address: if endpoint.mac.is_empty() { &endpoint.asked.mac_address } else { &endpoint.mac }
+            .clone(),
         network_id: endpoint.network_id.clone(),
         endpoint_id: endpoint.endpoint_id.clone(),
         gateway: endpoint.gateway.clone(),

@@ -7,13 +7,13 @@ use tokio::process::Command;
 
 use super::Server;
 
-struct Output {
-    code: i32,
-    stdout: String,
-    stderr: String,
+pub(super) struct Output {
+    pub(super) code: i32,
+    pub(super) stdout: String,
+    pub(super) stderr: String,
 }
 
-fn is_there() -> bool {
+pub(super) fn is_there() -> bool {
     std::process::Command::new("docker")
         .arg("--version")
         .stdout(Stdio::null())
@@ -23,7 +23,7 @@ fn is_there() -> bool {
 }
 
 /// Runs `docker WORDS` with `input` on its standard input.
-async fn docker_with(server: &Server, words: &[&str], input: &[u8]) -> Output {
+pub(super) async fn docker_with(server: &Server, words: &[&str], input: &[u8]) -> Output {
     let mut child = Command::new("docker")
         .args(words)
         .env("DOCKER_HOST", format!("unix://{}", server.socket.display()))
@@ -46,12 +46,12 @@ async fn docker_with(server: &Server, words: &[&str], input: &[u8]) -> Output {
     }
 }
 
-async fn docker(server: &Server, words: &[&str]) -> Output {
+pub(super) async fn docker(server: &Server, words: &[&str]) -> Output {
     docker_with(server, words, b"").await
 }
 
 /// Runs and wants success; answers with standard output.
-async fn fine(server: &Server, words: &[&str]) -> String {
+pub(super) async fn fine(server: &Server, words: &[&str]) -> String {
     let output = docker(server, words).await;
     assert_eq!(output.code, 0, "docker {words:?}: {}", output.stderr);
     output.stdout

@@ -4,6 +4,7 @@ mod cli;
 mod contract;
 mod errors;
 mod goldens;
+mod images;
 mod owner;
 mod storm;
 mod tls;
