@@ -12,7 +12,6 @@ use crate::progress::Step;
 use crate::{debian, demo};
 use anyhow::{Context, Result, ensure};
 use qemu_test::artifacts::Artifacts;
-use qemu_test::disk::Disk;
 use qemu_test::{BootImage, Guest, Machine};
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
@@ -148,16 +147,13 @@ impl Lab {
 pub(crate) fn run(
     name: &str,
     image: &BootImage,
-    disk: Option<Disk>,
+    shape: impl FnOnce(Machine) -> Machine,
     paths: &Paths,
     within: Duration,
     mut on_line: impl FnMut(&str),
 ) -> Result<Vec<String>> {
     let artifacts = Artifacts::create(&paths.output, name)?.kept();
-    let mut machine = Machine::new(name).memory_mib(MEMORY_MIB).without_network();
-    if let Some(disk) = disk {
-        machine = machine.disk(disk);
-    }
+    let machine = shape(Machine::new(name).memory_mib(MEMORY_MIB).without_network());
     let guest = machine.boot_in(image, artifacts)?;
     let lines = follow(&guest, within, &mut on_line)?;
     let last = lines.last().map_or("", String::as_str);

@@ -21,7 +21,8 @@ pub(crate) fn descriptors() -> Result<u8, String> {
 
 /// `made`, or the error's number.
 pub(crate) fn socket(words: [&str; 3]) -> Result<u8, String> {
-    let [family, kind, protocol] = words.map(|word| word.parse::<u32>().map_err(|_| format!("{word} is no number")));
+    let [family, kind, protocol] =
+        words.map(|word| word.parse::<u32>().map_err(|_| format!("{word} is no number")));
     let family = u16::try_from(family?).map_err(|error| error.to_string())?;
     let protocol = NonZeroU32::new(protocol?).map(Protocol::from_raw);
     match rustix::net::socket(AddressFamily::from_raw(family), SocketType::from_raw(kind?), protocol) {

@@ -34,6 +34,11 @@ trait Contender {
     /// As it stands in the output.
     fn name(&self) -> String;
 
+    /// It takes its turn in every so many rounds.
+    fn every(&self) -> u32 {
+        1
+    }
+
     /// Makes what an engine has ready ahead of a start.
     fn prepare(&mut self, round: u32);
 
@@ -102,6 +107,9 @@ fn main() {
     let mut all: Vec<Vec<Took>> = contenders.iter().map(|_| Vec::new()).collect();
     for round in 0..=count {
         for (contender, times) in contenders.iter_mut().zip(&mut all) {
+            if round % contender.every() != 0 {
+                continue;
+            }
             contender.prepare(round);
             std::thread::sleep(Duration::from_millis(pace));
             reap();
