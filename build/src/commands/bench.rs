@@ -24,7 +24,7 @@ enum Bench {
         #[arg(long, value_name = "own|stock|PATH")]
         kernel: Option<kernel::Choice>,
     },
-    /// How long a start takes: the launcher, berth-runtime, crun and runc beside bare system calls, in one machine
+    /// Guest instructions a start takes: the launcher, berth-runtime, crun and runc beside bare system calls, in one machine
     Start {
         /// Starts of each; of the command lines a tenth
         #[arg(long, default_value_t = 200)]
