@@ -4,5 +4,6 @@ pub(crate) mod boot;
 pub(crate) mod debian;
 pub(crate) mod idle;
 mod stack;
+pub(crate) mod start;
 
 pub(crate) use stack::Stack;

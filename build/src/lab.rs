@@ -12,7 +12,6 @@ use crate::progress::Step;
 use crate::{debian, demo};
 use anyhow::{Context, Result, ensure};
 use qemu_test::artifacts::Artifacts;
-use qemu_test::disk::Disk;
 use qemu_test::{BootImage, Guest, Machine};
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
@@ -59,7 +58,7 @@ impl Lab {
     pub(crate) fn new(paths: &Paths, step: &Step) -> Result<Self> {
         let mut lab = Self { archive: Archive::default(), modules: Vec::new() };
         lab.archive.device("dev/console", 0o600, 5, 1);
-        for folder in ["new", "lab/proc", "lab/sys", "lab/dev", "lab/root"] {
+        for folder in ["new", "lab/proc", "lab/sys", "lab/dev", "lab/root", "lab/etc"] {
             lab.archive.folder(folder);
         }
         lab.archive.file("init", 0o755, FIRST.into());
@@ -126,16 +125,15 @@ impl Lab {
         let mut list = String::new();
         for name in std::mem::take(&mut self.modules) {
             for file in index.in_order(name)? {
-                let place = format!("modules.d/{}", file.rsplit('/').next().unwrap_or(&file));
+                let place = format!("/modules.d/{}", file.rsplit('/').next().unwrap_or(&file));
                 if !list.lines().any(|line| line == place) {
-                    self.file(&from.join(&file), &place)?;
+                    self.file(&from.join(&file), place.trim_start_matches('/'))?;
                     list.push_str(&place);
                     list.push('\n');
                 }
             }
         }
-        let absolute: String = list.lines().map(|line| format!("/{line}\n")).collect();
-        self.text("modules", 0o444, &absolute);
+        self.text("modules", 0o444, &list);
         self.text("script", 0o755, script);
         let image = BootImage { kernel: kernel.image, initramfs: folder.join("lab.cpio") };
         let mut bytes = Vec::new();
@@ -149,16 +147,13 @@ impl Lab {
 pub(crate) fn run(
     name: &str,
     image: &BootImage,
-    disk: Option<Disk>,
+    shape: impl FnOnce(Machine) -> Machine,
     paths: &Paths,
     within: Duration,
     mut on_line: impl FnMut(&str),
 ) -> Result<Vec<String>> {
     let artifacts = Artifacts::create(&paths.output, name)?.kept();
-    let mut machine = Machine::new(name).memory_mib(MEMORY_MIB).without_network();
-    if let Some(disk) = disk {
-        machine = machine.disk(disk);
-    }
+    let machine = shape(Machine::new(name).memory_mib(MEMORY_MIB).without_network());
     let guest = machine.boot_in(image, artifacts)?;
     let lines = follow(&guest, within, &mut on_line)?;
     let last = lines.last().map_or("", String::as_str);

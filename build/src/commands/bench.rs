@@ -24,6 +24,12 @@ enum Bench {
         #[arg(long, value_name = "own|stock|PATH")]
         kernel: Option<kernel::Choice>,
     },
+    /// Guest instructions a start takes: the launcher, berth-runtime, crun and runc beside bare system calls, in one machine
+    Start {
+        /// Starts of each; of the command lines a tenth
+        #[arg(long, default_value_t = 200)]
+        count: u32,
+    },
     /// Only the figures of Debian with systemd and Docker or Podman, running the same container
     Debian {
         /// Only this one
@@ -42,6 +48,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
     let table = match &arguments.bench {
         Bench::Boot { kernel } => bench::boot::run(kernel.as_ref())?,
         Bench::Debian { stack } => debian_stacks(*stack)?,
+        Bench::Start { count } => bench::start::measure(*count)?,
         Bench::Idle { kernel } => bench::idle::run(kernel.as_ref())?,
     };
     if arguments.json {

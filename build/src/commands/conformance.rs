@@ -46,11 +46,18 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
     }
     let script = conformance::furnish(&mut lab, &suite, &programs, &runtimes)?;
     let image = lab.write(&paths.output.join("conformance"), &script, &paths, &step)?;
-    let lines = lab::run("conformance-run", &image, None, &paths, DEADLINE, |line| {
-        if line.starts_with("@@ begin") {
-            step.message(line);
-        }
-    })?;
+    let lines = lab::run(
+        "conformance-run",
+        &image,
+        |machine| machine,
+        &paths,
+        DEADLINE,
+        |line| {
+            if line.starts_with("@@ begin") {
+                step.message(line);
+            }
+        },
+    )?;
     step.done(&versions.join(", "));
     let verdicts = conformance::read(&lines)?;
     print(&verdicts, &programs, &runtimes);

@@ -1,9 +1,9 @@
 //! Builds the suite's programs from a checkout, in a copy, with the Go of the machine.
 //!
 //! Debian 12 has Go 1.19 and the suite asks for 1.21; what it uses of that is a handful of small functions, which an
-//! overlay adds. Three more changes: Go raises the limit of open files of each program, which hides what
-//! `process_rlimits` looks at; the pid file's test kills a program that has ended; one check of `start` is upside
-//! down.
+//! overlay adds. Four more changes: Go raises the limit of open files of each program, which hides what
+//! `process_rlimits` looks at; the pid file's test kills a program that has ended; a test of annotations
+//! runs a program that is not there; one check of `start` is upside down.
 
 use crate::paths::Paths;
 use crate::process;
@@ -82,6 +82,11 @@ const CHANGES: &[(&str, &str, &str)] = &[
         "validation/pidfile/pidfile.go",
         r#"SetProcessArgs([]string{"true"})"#,
         r#"SetProcessArgs([]string{"sleep", "30"})"#,
+    ),
+    (
+        "validation/misc_props/misc_props.go",
+        "\tannotationConfig.AddAnnotation(",
+        "\tannotationConfig.SetProcessArgs([]string{\"true\"})\n\tannotationConfig.AddAnnotation(",
     ),
     // The check is called "MUST generate an error if process was not set" and passes when there is none.
     (

@@ -53,6 +53,7 @@ const EXPLAINED: &[(&str, &str)] = &[
     ("linux_cgroups_relative_network", NO_V2),
     ("linux_cgroups_relative_pids", NO_V2),
     ("linux_process_apparmor_profile", "the kernel runs without AppArmor, or without the profile it names"),
+    ("poststart", "it wants the program's first output before the hook's, and nothing orders the two"),
     ("poststart_fail", "since 1.3 a failed poststart hook is an error; it wants a warning"),
     ("prestart", "prestart hooks run during `create` since 1.0.2; it wants them at `start`"),
     ("process_capabilities_fail", "since 1.1 unknown capabilities are skipped; it wants an error"),
@@ -85,7 +86,7 @@ fn judge(runtime: String, program: String, code: &str, output: &[String]) -> Ver
     let failed = output.iter().map(|line| line.trim()).find(|line| line.starts_with("not ok"));
     let passed = output.iter().any(|line| line.starts_with("ok "));
     // Some programs say that something is wrong only beside their checks, of which they then have none.
-    let error = output.iter().map(|line| line.trim()).find(|line| line.starts_with("error:"));
+    let error = output.iter().map(|line| line.trim()).find(|line| line.starts_with("\"error\":"));
     let detail = match (failed, code, passed, error) {
         (Some(line), ..) => line.to_owned(),
         (None, "0", true, _) | (None, "0", false, None) => String::new(),
@@ -113,6 +114,7 @@ pub(crate) fn count(verdicts: &[Verdict], runtime: Runtime) -> [usize; 3] {
 
 #[cfg(test)]
 mod tests {
+    use super::Outcome::{Explained, Fail, Pass};
     use super::*;
 
     fn outcomes(text: &str) -> Vec<Outcome> {
@@ -125,16 +127,14 @@ mod tests {
         let text = "@@ begin crun a\nok 1 - x\n1..1\n@@ end crun a 0\n\
             @@ begin crun b\nok 1 - x\nnot ok 2 - y\n@@ end crun b 0\n\
             @@ begin crun c\nfailed\n@@ end crun c 1\n\
-            @@ begin crun d\n  error: no\n1..0\n@@ end crun d 0\n\
+            @@ begin crun d\n  \"error\": \"no\"\n1..0\n@@ end crun d 0\n\
             @@ begin crun prestart\nnot ok 1\n@@ end crun prestart 0\n\
             @@ begin crun e\n1..0\n@@ end crun e 0\n";
-        use Outcome::{Explained, Fail, Pass};
         assert_eq!(outcomes(text), [Pass, Fail, Fail, Fail, Explained, Pass]);
     }
 
     #[test]
-    fn twenty_two_programs_are_explained_once_each() {
-        assert_eq!(EXPLAINED.len(), 22);
-        assert!(EXPLAINED.is_sorted_by_key(|(name, _)| *name));
+    fn programs_are_explained_once_each() {
+        assert!(EXPLAINED.windows(2).all(|pair| pair[0].0 < pair[1].0));
     }
 }

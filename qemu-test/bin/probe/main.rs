@@ -2,6 +2,7 @@
 //!
 //! Static and without libc's name service, so that it runs in an image that holds nothing else.
 
+mod attack;
 mod network;
 mod reach;
 mod see;
@@ -15,6 +16,7 @@ const USAGE: &str = "probe VERB …
   print TEXT…            exit N                sleep SECONDS        sig
   lines N INTERVAL_MS    err TEXT…             crash                stdin
   id  uid-map  status    env  args  pwd        hostname  mounts     devices
+  fds  socket FAMILY TYPE PROTOCOL  write-all FOLDER
   cat PATH  ls PATH      write PATH TEXT…      append PATH TEXT…    sockets  limits
   http PORT              connect HOST PORT     fetch HOST PORT PATH listen PORT
   serve PORT…            reach PROTO/HOST:PORT…                      scan HOST FIRST LAST
@@ -64,6 +66,9 @@ fn run(words: &[&str]) -> Result<u8, String> {
         ["ls", path] => see::list(path),
         ["surface"] => surface::report(),
         ["sockets"] => see::sockets(),
+        ["fds"] => attack::descriptors(),
+        ["socket", family, kind, protocol] => attack::socket([family, kind, protocol]),
+        ["write-all", folder] => attack::write_all(folder),
         ["http", port] => network::serve_pages(port_number(port)?),
         ["listen", port] => network::listen_once(port_number(port)?),
         ["connect", host, port] => network::connect(host, port_number(port)?),

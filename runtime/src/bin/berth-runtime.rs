@@ -195,7 +195,7 @@ fn run(arguments: Arguments) -> Result<u8, OciError> {
             let number = signal::parse(&name).ok_or_else(|| OciError::Spec(format!("signal {name:?}")))?;
             end::kill(&root, &id, number, all).map(|()| 0)
         }
-        Command::Delete { force, id } => end::delete(&root, &id, force).map(|()| 0),
+        Command::Delete { force, id } => delete(&root, &id, force),
         Command::Pause { id } => end::pause(&root, &id, true).map(|()| 0),
         Command::Resume { id } => end::pause(&root, &id, false).map(|()| 0),
         Command::Update { resources, id } => {
@@ -243,8 +243,16 @@ fn run_container(wanted: &Create) -> Result<u8, OciError> {
     let pidfd = create(single()?, wanted)?;
     let started = start::start(&wanted.root, &wanted.id);
     let code = started.and_then(|()| wait(pidfd.as_fd()));
-    end::delete(&wanted.root, &wanted.id, true)?;
+    delete(&wanted.root, &wanted.id, true)?;
     code
+}
+
+/// Hooks that fail when all is over are worth a warning, no more.
+fn delete(root: &std::path::Path, id: &str, force: bool) -> Result<u8, OciError> {
+    for warning in end::delete(root, id, force)? {
+        eprintln!("berth-runtime: warning: {warning}");
+    }
+    Ok(0)
 }
 
 fn run_exec(root: &std::path::Path, wanted: ExecArguments) -> Result<u8, OciError> {

@@ -77,6 +77,7 @@ pub fn create(single: SingleThreaded, wanted: &Create) -> Result<OwnedFd, OciErr
         if let Some(group) = group {
             super::end::empty(&group);
         }
+        super::end::unmount_root(&container);
         let _ = container.remove();
     }
     created
@@ -115,6 +116,10 @@ fn set_up(
         plan.process.special.seccomp_listener = special::listener(seccomp, &state, &mut fds)?;
     }
     let gate = Stops::new(container)?;
+    if plan.special.host_mounts {
+        let opened = std::fs::File::open("/proc/self/ns/mnt").map_err(system("mount namespace"))?;
+        plan.special.mount_namespace = Some(fds.add(opened.into())?);
+    }
     let starting = clone(single, &plan, &fds, &gate, container)?;
     let running = wait(starting)?;
     Ok(running)
@@ -161,7 +166,8 @@ fn clone(
 fn run_early_hooks(container: &Container) -> Result<(), OciError> {
     let Some(wanted) = &container.spec.hooks else { return Ok(()) };
     let state = container.shown(Status::Creating);
-    hooks::run(&wanted.prestart, &state)?;
+    // The older kind counts as what comes between `create` and `start`.
+    hooks::run(&wanted.prestart, &Shown { status: Status::Created, ..state.clone() })?;
     hooks::run(&wanted.create_runtime, &state)
 }
 

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use berth_sys::signals::send;
 use rustix::fs::{Mode, OFlags};
+use rustix::mount::UnmountFlags;
 use rustix::process::{PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 
 use super::spec::Resources;
@@ -95,11 +96,13 @@ pub fn update(root: &Path, id: &str, wanted: &Resources) -> Result<(), OciError>
 
 /// Removes a container that is not running, or any with `force`.
 ///
+/// Gives what `poststop` hooks failed, which is worth a warning (runtime-spec, lifecycle).
+///
 /// # Errors
-/// `Status` when it is running and `force` is not given; a failed hook after everything is removed.
-pub fn delete(root: &Path, id: &str, force: bool) -> Result<(), OciError> {
+/// `Status` when it is running and `force` is not given.
+pub fn delete(root: &Path, id: &str, force: bool) -> Result<Vec<OciError>, OciError> {
     let container = match Container::open(root, id) {
-        Err(OciError::Unknown(_)) if force => return Ok(()),
+        Err(OciError::Unknown(_)) if force => return Ok(Vec::new()),
         other => other?,
     };
     let status = container.status();
@@ -113,11 +116,22 @@ pub fn delete(root: &Path, id: &str, force: bool) -> Result<(), OciError> {
     if let Some(group) = group_of(&container) {
         empty(&group);
     }
+    unmount_root(&container);
     let state = container.shown(Status::Stopped);
     container.remove()?;
-    match &container.spec.hooks {
-        Some(wanted) => hooks::run(&wanted.poststop, &state),
-        None => Ok(()),
+    let wanted = container.spec.hooks.iter().flat_map(|hooks| &hooks.poststop);
+    Ok(wanted.filter_map(|hook| hooks::run(std::slice::from_ref(hook), &state).err()).collect())
+}
+
+/// A container without a mount namespace of its own has mounted its root in the host's, all else below it.
+pub(super) fn unmount_root(container: &Container) {
+    let spec = &container.spec;
+    let shares =
+        spec.linux.as_ref().is_some_and(|linux| !linux.namespaces.iter().any(|one| one.kind == "mount"));
+    if let (true, Some(root)) = (shares, &spec.root) {
+        let path = container.record.bundle.join(&root.path);
+        // What is not mounted needs nothing.
+        let _ = rustix::mount::unmount(&path, UnmountFlags::DETACH | UnmountFlags::NOFOLLOW);
     }
 }
 

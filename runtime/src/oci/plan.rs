@@ -110,18 +110,14 @@ fn namespaces(specs: &[NamespaceSpec], user: UserNamespace, fds: &mut Fds) -> Re
             fds.add(opened.into()).map(Namespace::Join)
         }
     };
-    let namespaces = Namespaces {
+    Ok(Namespaces {
         user,
         net: find("network")?,
         pid: find("pid")?,
         ipc: find("ipc")?,
         uts: find("uts")?,
         cgroup: find("cgroup")?,
-    };
-    if !specs.iter().any(|one| one.kind == "mount") {
-        return Err(OciError::Spec("linux.namespaces: one of type mount is needed".to_owned()));
-    }
-    Ok(namespaces)
+    })
 }
 
 /// A container without a process can be created, and its `start` is an error.

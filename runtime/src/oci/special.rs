@@ -55,7 +55,8 @@ pub fn of_container(linux: &Linux, fds: &mut Fds) -> Result<Special, OciError> {
             Some(found.ok_or_else(|| bad("linux.rootfsPropagation", name))?)
         }
     };
-    Ok(Special { mount_namespace, time, nodes, root_propagation })
+    let host_mounts = !linux.namespaces.iter().any(|one| one.kind == "mount");
+    Ok(Special { mount_namespace, host_mounts, time, nodes, root_propagation })
 }
 
 fn namespace(path: &Path) -> Result<OwnedFd, OciError> {

@@ -9,6 +9,9 @@ use super::Fd;
 pub struct Special {
     /// Join this mount namespace instead of a new one.
     pub mount_namespace: Option<Fd>,
+    /// The mount namespace that is joined is the host's, whose root stays what it is: the container's is mounted on
+    /// its own directory and changed to, and whoever removes the container unmounts it.
+    pub host_mounts: bool,
     /// Time namespace; none for the host's.
     pub time: Option<TimeNamespace>,
     /// Device nodes and pipes that are made, not taken from the host's `/dev`.

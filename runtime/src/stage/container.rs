@@ -7,10 +7,11 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use berth_sys::clone::{Options, spawn};
 use berth_sys::mount::{Change, set_attributes};
+use rustix::io::Errno;
 use rustix::mount::{MoveMountFlags, UnmountFlags};
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 
-use super::failure::Step;
+use super::failure::{Step, failure};
 use super::intermediate::{Context, Gate};
 use super::passwd::Identity;
 use super::sources::{Sources, kernel_propagation, streams};
@@ -107,10 +108,14 @@ fn stage(context: Context<'_>, plan: &Plan, ready: &Ready) -> Result<OwnedFd, Fa
         }
         Namespace::Host => {}
     }
-    if plan.special.mount_namespace.is_some() {
-        scratch::prepare_joined()?;
-    }
-    let root = attach_root(ready)?;
+    let root = if plan.special.host_mounts {
+        attach_in_host(context, plan, ready)?
+    } else {
+        if plan.special.mount_namespace.is_some() {
+            scratch::prepare_joined()?;
+        }
+        attach_root(ready)?
+    };
     let sysctls = mounts::attach_all(plan, ready, root.as_fd())?;
     devices::attach_all(plan, ready, root.as_fd())?;
     sysctl::apply(&plan.sysctls, sysctls)?;
@@ -125,7 +130,11 @@ fn stage(context: Context<'_>, plan: &Plan, ready: &Ready) -> Result<OwnedFd, Fa
     if let Some(gate) = context.gate {
         gate.before_pivot()?;
     }
-    pivot(root.as_fd())?;
+    if plan.special.host_mounts {
+        change_root(root.as_fd())?;
+    } else {
+        pivot(root.as_fd())?;
+    }
     if plan.root.readonly {
         masks::make_readonly(root.as_fd(), false).step("root", "read-only")?;
     }
@@ -141,6 +150,20 @@ fn attach_root(ready: &Ready) -> Result<OwnedFd, Failure> {
     rustix::mount::move_mount(&ready.root, "", rustix::fs::CWD, scratch::ROOT, flags)
         .step("root", "attach")?;
     scratch::open(scratch::ROOT)
+}
+
+/// The root on its own directory, in a mount namespace that is not the container's alone.
+fn attach_in_host(context: Context<'_>, plan: &Plan, ready: &Ready) -> Result<OwnedFd, Failure> {
+    let place = plan.root.layers.first().ok_or_else(|| failure("root", "no directory", Errno::NOENT))?;
+    mounts::move_to(ready.root.as_fd(), context.fds.get(*place)?).step("root", "attach")?;
+    ready.root.try_clone().step("root", "attach")
+}
+
+/// The old root stays reachable to whoever has power over the host's mounts, which is what was asked for.
+fn change_root(root: BorrowedFd<'_>) -> Result<(), Failure> {
+    rustix::process::fchdir(root).step("root", "chdir")?;
+    rustix::process::chroot(".").step("root", "chroot")?;
+    rustix::process::chdir("/").step("root", "chdir")
 }
 
 /// `pivot_root(".", ".")` stacks the old root on the new one; detaching it leaves nothing of the host.

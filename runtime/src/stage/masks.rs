@@ -9,7 +9,7 @@ use rustix::mount::OpenTreeFlags;
 
 use super::devices::clone_host_path;
 use super::failure::Step;
-use super::mounts::move_to;
+use super::mounts::{self, move_to};
 use super::resolve::{Kind, kind_of, open_in};
 use super::scratch;
 use crate::plan::{Failure, Plan};
@@ -48,7 +48,11 @@ fn bind_readonly(root: BorrowedFd<'_>, path: &str) -> rustix::io::Result<()> {
 fn mask(root: BorrowedFd<'_>, path: &str) -> rustix::io::Result<()> {
     let target = open_in(root, path, OFlags::PATH)?;
     let cover = match kind_of(target.as_fd())? {
-        Kind::Directory => clone_host_path(scratch::EMPTY)?,
+        Kind::Directory => match clone_host_path(scratch::EMPTY) {
+            // Not in our own mount namespace.
+            Err(Errno::NOENT) => mounts::empty()?,
+            result => result?,
+        },
         Kind::File => clone_host_path("/dev/null")?,
     };
     move_to(cover.as_fd(), target.as_fd())

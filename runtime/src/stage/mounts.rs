@@ -124,6 +124,12 @@ fn make(
     fsmount(context.as_fd(), FsMountFlags::FSMOUNT_CLOEXEC, attributes)
 }
 
+/// An empty directory that cannot be written to, detached.
+pub(super) fn empty() -> rustix::io::Result<OwnedFd> {
+    let attributes = MountAttrFlags::MOUNT_ATTR_RDONLY | MountAttrFlags::MOUNT_ATTR_NOSUID;
+    make("tmpfs", "tmpfs", &["mode=755".to_owned()], attributes)
+}
+
 /// Attaches a detached mount at what `target` is open on.
 pub(super) fn move_to(tree: BorrowedFd<'_>, target: BorrowedFd<'_>) -> rustix::io::Result<()> {
     let flags = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH | MoveMountFlags::MOVE_MOUNT_T_EMPTY_PATH;

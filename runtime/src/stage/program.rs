@@ -61,7 +61,12 @@ fn search(name: &str, environment: &[String]) -> Result<String, Failure> {
 fn check(path: &str) -> rustix::io::Result<()> {
     let stat = rustix::fs::stat(path)?;
     match FileType::from_raw_mode(stat.st_mode) {
-        FileType::RegularFile => rustix::fs::accessat(CWD, path, Access::EXEC_OK, AtFlags::EACCESS),
+        // Real and effective user are the same by now, so the older of the two calls will do: filters made before
+        // the newer refuse that. Where even this is filtered, execve has the word.
+        FileType::RegularFile => match rustix::fs::accessat(CWD, path, Access::EXEC_OK, AtFlags::empty()) {
+            Err(Errno::PERM | Errno::NOSYS) => Ok(()),
+            result => result,
+        },
         FileType::Directory => Err(Errno::ISDIR),
         _ => Err(Errno::ACCESS),
     }
