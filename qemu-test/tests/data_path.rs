@@ -292,19 +292,35 @@ impl Lab {
         self.docker.ok(&["exec", "bad", "sh", "-c", script]).map(drop)
     }
 
+    /// Takes the machine's rules away. The next change of a network or container brings all of them back.
+    fn disarm(&self) -> Result<()> {
+        for family in ["bridge", "inet"] {
+            self.docker.ok(&["exec", "root", "/probe", "defenceless", family])?;
+        }
+        Ok(())
+    }
+
+    /// Asks with the rules in force, or without them.
+    fn reaches_when(&self, defended: bool, asker: &str, target: &str) -> Result<bool> {
+        if !defended {
+            self.disarm()?;
+        }
+        self.reaches(asker, target)
+    }
+
     /// Whether the attacker reaches a peer while it pretends to be another.
-    fn pretend(&self, begin: &str, end: &str, target: &str) -> Result<bool> {
+    fn pretend(&self, defended: bool, begin: &str, end: &str, target: &str) -> Result<bool> {
         self.attack(begin)?;
-        let reached = self.reaches("bad", target)?;
+        let reached = self.reaches_when(defended, "bad", target)?;
         self.attack(end)?;
         Ok(reached)
     }
 
     /// Whether a peer that asks for a container which is away gets the attacker.
-    fn steal(&self, target: &str) -> Result<bool> {
+    fn steal(&self, defended: bool, target: &str) -> Result<bool> {
         self.attack(STEAL)?;
         self.docker.ok(&["network", "disconnect", "front", "web"])?;
-        let stolen = self.reaches("peer", target)?;
+        let stolen = self.reaches_when(defended, "peer", target)?;
         self.docker.ok(&[
             "network",
             "connect",
@@ -331,12 +347,12 @@ fn attacks(lab: &Lab, defended: bool, cases: &mut Cases) {
         });
     };
     let (v4, v6) = ("tcp/10.20.1.11:80", "tcp/[fd20:1::11]:80");
-    attack("a false IPv4 sender", &|| lab.pretend(FALSE_V4, TRUE_V4, v4));
-    attack("a false IPv6 sender", &|| lab.pretend(FALSE_V6, TRUE_V6, v6));
-    attack("a false Ethernet address", &|| lab.pretend(FALSE_MAC, TRUE_MAC, v4));
-    attack("an ARP answer for another's address", &|| lab.steal("tcp/10.20.1.10:80"));
-    attack("a neighbour advertisement for another's address", &|| lab.steal("tcp/[fd20:1::10]:80"));
-    attack("the API from a container", &|| lab.reaches("bad", "tcp/10.20.1.1:2376"));
+    attack("a false IPv4 sender", &|| lab.pretend(defended, FALSE_V4, TRUE_V4, v4));
+    attack("a false IPv6 sender", &|| lab.pretend(defended, FALSE_V6, TRUE_V6, v6));
+    attack("a false Ethernet address", &|| lab.pretend(defended, FALSE_MAC, TRUE_MAC, v4));
+    attack("an ARP answer for another's address", &|| lab.steal(defended, "tcp/10.20.1.10:80"));
+    attack("a neighbour advertisement for another's address", &|| lab.steal(defended, "tcp/[fd20:1::10]:80"));
+    attack("the API from a container", &|| lab.reaches_when(defended, "bad", "tcp/10.20.1.1:2376"));
     cases.case(&format!("the attacker under its own addresses, {what}"), || {
         ensure!(lab.reaches("bad", v4)? && lab.reaches("bad", v6)?, "it reaches nobody");
         Ok(())
@@ -349,16 +365,25 @@ fn false_senders_reach_nobody_and_without_the_defence_they_do() -> Result<()> {
     let mut lab = lab("spoofing")?;
     lab.fill()?;
     let image = lab.site.image.clone();
-    let run = ["run", "-d", "--name", "bad", "--network", "front", "--cap-add", "NET_ADMIN"];
+    let run = [
+        "run",
+        "-d",
+        "--name",
+        "bad",
+        "--network",
+        "front",
+        "--cap-add",
+        "NET_ADMIN",
+        "--cap-add",
+        "NET_RAW",
+    ];
     let own = ["--ip", "10.20.1.66", "--ip6", "fd20:1::66", &image, "/probe", "serve", "80"];
     lab.docker.ok(&[&run[..], &own[..]].concat())?;
+    let root =
+        ["run", "-d", "--name", "root", "--privileged", "--network", "host", &image, "sleep", "100000"];
+    lab.docker.ok(&root)?;
     let mut cases = Cases::default();
     attacks(&lab, true, &mut cases);
-    for family in ["bridge", "inet"] {
-        let run =
-            ["run", "--rm", "--privileged", "--network", "host", &image, "/probe", "defenceless", family];
-        lab.docker.ok(&run)?;
-    }
     attacks(&lab, false, &mut cases);
     cases.finish(&mut lab.here)
 }

@@ -157,7 +157,8 @@ pub(crate) fn defenceless(family: &str) -> Result<u8, String> {
     let length = recv(socket.as_raw_fd(), &mut answer, MsgFlags::empty()).map_err(failed)?;
     let code = answer.get(16..20).filter(|_| length >= 20).and_then(|bytes| bytes.try_into().ok());
     match code.map(i32::from_ne_bytes) {
-        Some(0) => print("gone"),
+        // ENOENT: it was gone before.
+        Some(0 | -2) => print("gone"),
         code => Err(format!("nf_tables answered {code:?}")),
     }
 }

@@ -210,7 +210,7 @@ fn mac(ip: Option<IpAddr>, endpoint_id: &str) -> Mac {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
     use crate::networks::record::{Record, Subnet};
 
@@ -254,7 +254,8 @@ mod tests {
         known
     }
 
-    fn joined(networks: &[(&str, i64)]) -> Known {
+    /// Container `c1` in networks `back` (both families), `front` (IPv4) and `inner` (internal), as asked for.
+    pub(in crate::networks) fn joined(networks: &[(&str, i64)]) -> Known {
         let (mut known, member) = (known(), member(networks));
         for wanted in &member.networks {
             known.reserve(&member, wanted).unwrap();

@@ -68,3 +68,42 @@ fn guard(record: &EndpointRecord) -> Option<firewall::Guard> {
     let mac: Mac = record.mac.parse().ok().filter(|_| !record.host_name.is_empty())?;
     Some(firewall::Guard { host_name: record.host_name.clone(), mac, addresses: addresses(record) })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::networks::leave::Leaving;
+    use crate::networks::place::tests::joined;
+
+    #[test]
+    fn checks_of_sender_addresses_last_as_long_as_the_interface() {
+        let mut known = joined(&[("back", 0)]);
+        let guarded = |known: &Known| known.rules().guards.len();
+        assert_eq!(guarded(&known), 1);
+        let ((_, network), place) = known.places.pop_first().unwrap();
+        known.leaving.push(Leaving { network, record: place.record, detached: false });
+        assert_eq!(guarded(&known), 1);
+        known.leaving[0].detached = true;
+        assert_eq!(guarded(&known), 0);
+    }
+
+    #[test]
+    fn ports_are_published_to_the_addresses_of_the_ways_out() {
+        let mut known = joined(&[("back", 0), ("front", 1)]);
+        let ports = ["0.0.0.0", "::"].map(|ip| ("80/tcp".to_owned(), ip.to_owned(), 8080));
+        known.places.get_mut(&("c1".to_owned(), "back".to_owned())).unwrap().record.ports = ports.into();
+        let published =
+            known.rules().publish.iter().map(|it| it.container_ip.to_string()).collect::<Vec<_>>();
+        // IPv4 leads out by the network of the higher priority, which has no IPv6.
+        assert_eq!(published, ["10.2.0.2", "fd01::2"]);
+    }
+
+    #[test]
+    fn a_container_in_internal_networks_alone_is_not_published() {
+        let mut known = joined(&[("inner", 0)]);
+        let key = ("c1".to_owned(), "inner".to_owned());
+        known.places.get_mut(&key).unwrap().record.ports =
+            vec![("80/tcp".to_owned(), "0.0.0.0".to_owned(), 8080)];
+        assert!(known.rules().publish.is_empty());
+    }
+}
