@@ -201,7 +201,7 @@ fn verdict(ways: &[String], said: &BTreeMap<String, String>) -> String {
 }
 
 #[test]
-#[ignore = "boots two machines: cargo berth test"]
+#[ignore = "boots a machine: cargo berth test"]
 fn every_pair_is_as_documented_before_and_after_a_crash_of_the_agent() -> Result<()> {
     let mut lab = lab("data-path")?;
     lab.fill()?;
@@ -360,7 +360,7 @@ fn attacks(lab: &Lab, defended: bool, cases: &mut Cases) {
 }
 
 #[test]
-#[ignore = "boots two machines: cargo berth test"]
+#[ignore = "boots a machine: cargo berth test"]
 fn false_senders_reach_nobody_and_without_the_defence_they_do() -> Result<()> {
     let mut lab = lab("spoofing")?;
     lab.fill()?;

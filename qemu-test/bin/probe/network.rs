@@ -9,6 +9,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 const DEADLINE: Duration = Duration::from_secs(5);
+/// What containers' `resolv.conf` says: how long to wait for an answer, and how often to ask.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(2);
+const ATTEMPTS: u32 = 2;
 const DNS_PORT: u16 = 53;
 /// Between two questions of the one that keeps asking.
 const ASKING_PAUSE: Duration = Duration::from_millis(20);
@@ -135,10 +138,18 @@ fn resolve(host: &str) -> Result<IpAddr, String> {
         if server.is_ipv4() { IpAddr::V4(Ipv4Addr::UNSPECIFIED) } else { IpAddr::V6(Ipv6Addr::UNSPECIFIED) };
     let failed = |error: std::io::Error| format!("asking {server} for {host}: {error}");
     let socket = UdpSocket::bind((any, 0)).map_err(failed)?;
-    socket.set_read_timeout(Some(DEADLINE)).map_err(failed)?;
-    socket.send_to(&question(host), (server, DNS_PORT)).map_err(failed)?;
+    socket.set_read_timeout(Some(ANSWER_TIMEOUT)).map_err(failed)?;
     let mut answer = [0; 1500];
-    let length = socket.recv(&mut answer).map_err(failed)?;
+    let mut asked = 1;
+    let length = loop {
+        socket.send_to(&question(host), (server, DNS_PORT)).map_err(failed)?;
+        match socket.recv(&mut answer) {
+            Ok(length) => break length,
+            // A datagram may get lost, as with every resolver.
+            Err(error) if error.kind() == std::io::ErrorKind::WouldBlock && asked < ATTEMPTS => asked += 1,
+            Err(error) => return Err(failed(error)),
+        }
+    };
     first_address(answer.get(..length).unwrap_or_default())
         .ok_or_else(|| format!("{server} knows no address of {host}"))
 }
