@@ -89,8 +89,7 @@ fn nothing_is_left_of_containers_that_ended() -> Result<()> {
     // A small subnet: an address that is not given back is missed soon.
     let create = ["network", "create", "--ipv6", "--subnet", "10.40.0.0/26", "--subnet", "fd40::/64", "busy"];
     docker.ok(&create)?;
-    let agent =
-        "for p in /proc/[0-9]*; do [ \"$(cat $p/comm 2>/dev/null)\" = agent ] && ls $p/fd | wc -l; done";
+    let agent = "for p in /proc/[0-9]*; do [ \"$(cat $p/comm 2>/dev/null)\" = agent ] && ls $p/fd | wc -l; done; true";
     let look = format!(
         "ls /sys/class/net | wc -l; cat /proc/net/tcp /proc/net/udp /proc/net/tcp6 /proc/net/udp6 | wc -l; {agent}"
     );
