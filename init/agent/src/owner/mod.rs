@@ -250,9 +250,11 @@ impl Owner {
         match command {
             NetworkCommand::List(answer) => drop(answer.send(networks.list())),
             NetworkCommand::Create(body, answer) => {
-                blocking(move || drop(answer.send(networks.create(&body))));
+                prepared(networks, move |networks| drop(answer.send(networks.create(&body))));
             }
-            NetworkCommand::Remove(id, answer) => blocking(move || drop(answer.send(networks.remove(&id)))),
+            NetworkCommand::Remove(id, answer) => {
+                prepared(networks, move |networks| drop(answer.send(networks.remove(&id))));
+            }
             NetworkCommand::Connect(container, network, settings, answer) => {
                 drop(answer.send(self.connect(&container, &network, *settings)));
             }
@@ -287,6 +289,17 @@ impl Owner {
 /// Runs what blocks on a thread made for that. What it answers with tells its end.
 fn blocking(work: impl FnOnce() + Send + 'static) {
     drop(tokio::task::spawn_blocking(work));
+}
+
+/// The same for what changes networks, once they are ready: early in the boot the kernel has no packet filter yet.
+fn prepared(
+    networks: Arc<crate::networks::Networks>,
+    work: impl FnOnce(&crate::networks::Networks) + Send + 'static,
+) {
+    tokio::spawn(async move {
+        networks.ready().await;
+        blocking(move || work(&networks));
+    });
 }
 
 /// Writes a record. The owner waits: what it answers next must be durable.
