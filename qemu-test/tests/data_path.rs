@@ -256,7 +256,8 @@ fn scans(lab: &Lab) -> Result<()> {
         ("web", "fd20:1::1", 2000, 9000, "8080 8090"),
         ("in2", "10.20.3.1", 2000, 9000, ""),
         ("old", "172.17.0.1", 2000, 9000, "8080 8090"),
-        ("web", "10.20.2.1", 2000, 9000, "8080 8090"),
+        // Another network's gateway: packets to it do not come in by its own bridge.
+        ("web", "10.20.2.1", 2000, 9000, ""),
     ] {
         let mut found = Vec::new();
         for from in (first..=last).step_by(CHUNK) {

@@ -58,7 +58,7 @@ impl HostPath {
             // The folder of the users' paths is made with the first of them.
             match std::fs::symlink_metadata(&self.folder) {
                 Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                    std::fs::create_dir_all(&self.folder)?
+                    std::fs::create_dir_all(&self.folder)?;
                 }
                 _ => {}
             }

@@ -151,16 +151,14 @@ impl Tree {
         let stat = fstat(&fd)?;
         let mut link = Vec::new();
         if FileType::from_raw_mode(stat.st_mode) == FileType::Symlink {
-            link = match self.open(&Asked::joined(&asked.parts), OFlags::PATH) {
-                Ok(end) => self.path_of(end.as_fd())?,
+            link = if let Ok(end) = self.open(&Asked::joined(&asked.parts), OFlags::PATH) {
+                self.path_of(end.as_fd())?
+            } else {
                 // It leads nowhere: as far as the text goes.
-                Err(_) => {
-                    let text = readlinkat(&fd, "", Vec::new())?.into_bytes();
-                    let from =
-                        if text.starts_with(b"/") { Vec::new() } else { self.path_of(parent.as_fd())? };
-                    let whole = Asked::of(&[&from[..], b"/", &text].concat());
-                    [b"/", &Asked::joined(&whole.parts)[..]].concat()
-                }
+                let text = readlinkat(&fd, "", Vec::new())?.into_bytes();
+                let from = if text.starts_with(b"/") { Vec::new() } else { self.path_of(parent.as_fd())? };
+                let whole = Asked::of(&[&from[..], b"/", &text].concat());
+                [b"/", &Asked::joined(&whole.parts)[..]].concat()
             };
         }
         Ok(Found { fd, stat, base, link })

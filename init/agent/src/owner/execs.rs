@@ -188,14 +188,16 @@ impl Owner {
                 .map_err(|error| Refusal::Failed(format!("exec: {error}")));
             let _ = answer.send(reply);
         }
-        if let Some(exit) = exec.early.take() {
+        let early = exec.early.take();
+        // Told of one that has ended since, too: whoever follows the events waits for a start before an end.
+        self.announce(&container, &format!("exec_start: {command}"), &[("execID", id.to_owned())]);
+        if let Some(exit) = early {
             return self.exec_exited(id, &exit);
         }
         if let Some(container) = self.containers.get_mut(&container) {
             container.execs.insert(id.to_owned());
             container.show();
         }
-        self.announce(&container, &format!("exec_start: {command}"), &[("execID", id.to_owned())]);
     }
 
     pub(super) fn exec_exited(&mut self, id: &str, exit: &Exit) {

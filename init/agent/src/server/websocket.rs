@@ -268,7 +268,7 @@ mod tests {
     fn lengths_take_the_shortest_form() {
         assert_eq!(&frame(BINARY, b"hi")[..], b"\x82\x02hi");
         assert_eq!(frame(TEXT, &[0; 126])[..4], [0x81, 126, 0, 126]);
-        assert_eq!(frame(BINARY, &[0; 0x1_0000])[..10], [0x82, 127, 0, 0, 0, 0, 0, 1, 0, 0]);
+        assert_eq!(frame(BINARY, &vec![0; 0x1_0000])[..10], [0x82, 127, 0, 0, 0, 0, 0, 1, 0, 0]);
     }
 
     #[tokio::test]

@@ -182,7 +182,6 @@ fn endpoint_settings(network: &str, endpoint: &Endpoint) -> EndpointSettings {
         ipv6_gateway: gateway6,
         global_ipv6_address: ip6,
         global_ipv6_prefix_len: prefix6,
-        ..EndpointSettings::default()
     }
 }
 

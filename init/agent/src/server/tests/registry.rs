@@ -125,7 +125,7 @@ async fn answer(content: &Mutex<Content>, request: Request<Incoming>) -> Respons
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_push_tells_every_step_in_the_engines_words() {
     let site = Site::start().await;
-    let name = site.load("team/app:1", &[&[7; 100_000], b"top"]).await;
+    let name = site.load("team/app:1", &[&vec![7; 100_000], b"top"]).await;
     let path = format!("/images/{}/team/app/push?tag=1", site.host);
     let bytes = site.server.client().post_bytes(&path, "", Bytes::new()).await.unwrap();
     let lines: Vec<Line> =
