@@ -115,7 +115,10 @@ fn a_container_reaches_little_of_the_kernel() -> Result<()> {
     let mut guest = site.boot(&Machine::new("kernel-surface").config(site.machine_file("")))?;
     let docker = site.docker(&guest)?;
     docker.ok(&["pull", "-q", &site.image])?;
+    // The filter lets protocols of the internet families through, as Docker's does; our own kernel has not this one.
+    let tolerated = |own: bool, name: &str| !own && name == "protocol mptcp";
     let release = docker.ok(&["info", "--format", "{{.KernelVersion}}"])?;
+    let own = release.contains(OWN_MARK);
     let mut cases = Cases::default();
 
     let confined = docker.ok(&["run", "--rm", &site.image, "/probe", "surface"])?;
@@ -125,12 +128,14 @@ fn a_container_reaches_little_of_the_kernel() -> Result<()> {
         ensure!(all.len() > 140, "the probe tried {} doors only", all.len());
         let open: Vec<_> = all
             .into_iter()
-            .filter(|(name, said)| !refused(said) && !OPEN_TO_CONTAINERS.contains(name))
+            .filter(|(name, said)| {
+                !refused(said) && !OPEN_TO_CONTAINERS.contains(name) && !tolerated(own, name)
+            })
             .collect();
         ensure!(open.is_empty(), "{open:?}");
         Ok(())
     });
-    if release.contains(OWN_MARK) {
+    if own {
         let script = ["run", "--rm", "--security-opt", "seccomp=unconfined", "--cap-add", "ALL"];
         let bare = docker.ok(&[&script[..], &[&site.image, "/probe", "surface"]].concat())?;
         println!("without a filter, with all capabilities:\n{bare}");
